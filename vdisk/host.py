@@ -1,0 +1,291 @@
+"""The host file: a regular file or block device that holds a disk's bytes.
+
+All I/O is positional, so any number of threads may use one `HostFile` at once.  Short reads and
+writes are completed here, and an `OSError` becomes a `HostError` that names the file.  What the
+file system beneath can do (punch holes, zero ranges, answer without blocking) is found out by
+trying, once, and remembered.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Self
+
+from vdisk.errors import Busy, Exists, HostError, InvalidArgument, InvalidFormat, NotFound, Unsupported
+from vdisk.locks import lock_image
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+_TMPFS_MAGIC = 0x01021994
+_RAMFS_MAGIC = 0x858458F6
+
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
+_ZEROS = bytes(1 << 20)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Promptness(Enum):
+    """How a read or write can be tried without waiting for a device."""
+
+    MEMORY = "memory"
+    """The file lives in memory (tmpfs): an ordinary call never waits."""
+    NOWAIT = "nowait"
+    """`RWF_NOWAIT` works: the kernel says EAGAIN instead of waiting."""
+    BLOCKING = "blocking"
+    """Any call may wait; use a worker thread."""
+
+
+class HostFile:
+    """An open host file.  Make one with `HostFile.open`; `close()` gives the lock back.
+
+    `writable` says how it was opened.  `path` is the path as the caller gave it.
+    """
+
+    def __init__(self, fd: int, path: Path, *, writable: bool) -> None:
+        self.fd = fd
+        self.path = path
+        self.writable = writable
+        status = os.fstat(fd)
+        self.is_block = stat.S_ISBLK(status.st_mode)
+        self.identity = (status.st_dev, status.st_ino)
+        self._refused_modes: set[int] = set()
+        in_memory = not self.is_block and _file_system_type(fd) in (_TMPFS_MAGIC, _RAMFS_MAGIC)
+        first_guess = Promptness.MEMORY if in_memory else Promptness.NOWAIT
+        self.read_promptness = first_guess
+        self.write_promptness = first_guess
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool, lock: bool = True) -> Self:
+        """Open `path`, a regular file or block device, and take QEMU's image lock on it.
+
+        `writable` asks for the exclusive lock, otherwise for the shared one; `lock=False` takes
+        none (for looking only).  A block device is opened for writing with O_EXCL, so that one
+        the kernel has mounted is refused.  Raises NotFound, Busy, InvalidFormat (a folder, a
+        pipe …) or HostError.
+        """
+        where = Path(path)
+        fd = _open(where, writable=writable)
+        try:
+            host = cls(fd, where, writable=writable)
+            if lock:
+                lock_image(fd, where, exclusive=writable)
+        except BaseException:
+            os.close(fd)
+            raise
+        return host
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], mode: int = 0o666) -> Self:
+        """Create `path` as an empty regular file, locked for writing.
+
+        Raises Exists where there is one already, or HostError.
+        """
+        where = Path(path)
+        try:
+            fd = os.open(where, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError as error:
+            raise Exists("already exists", path=where, hint="choose another name") from error
+        except OSError as error:
+            raise HostError.of(error, "create", where) from error
+        try:
+            host = cls(fd, where, writable=True)
+            lock_image(fd, where, exclusive=True)
+        except BaseException:
+            os.close(fd)
+            raise
+        return host
+
+    def close(self) -> None:
+        """Close the descriptor, which gives the lock back.  Closing twice is harmless."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def size(self) -> int:
+        """Bytes in the file, or on the device."""
+        try:
+            if self.is_block:
+                return os.lseek(self.fd, 0, os.SEEK_END)
+            return os.fstat(self.fd).st_size
+        except OSError as error:
+            raise HostError.of(error, "measure", self.path) from error
+
+    def allocated_bytes(self) -> int:
+        """Bytes the file takes up on its file system; for a device, its size."""
+        return self.size() if self.is_block else self.stat().st_blocks * 512
+
+    def stat(self) -> os.stat_result:
+        """`fstat` of the host file."""
+        return os.fstat(self.fd)
+
+    # Moving bytes
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill `view` from `offset`.  A file that ends first is a HostError (EIO)."""
+        while view:
+            try:
+                count = os.preadv(self.fd, [view], offset)
+            except OSError as error:
+                raise HostError.of(error, f"read at byte {offset}", self.path) from error
+            if count == 0:
+                raise HostError(
+                    f"ends at byte {offset}, inside the disk", errno=errno.EIO, path=self.path,
+                    hint="was it shortened by another program?",
+                )
+            view, offset = view[count:], offset + count
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`.  What was written before an error stays written."""
+        while data:
+            try:
+                count = os.pwrite(self.fd, data, offset)
+            except OSError as error:
+                raise HostError.of(error, f"write at byte {offset}", self.path) from error
+            data, offset = data[count:], offset + count
+
+    def try_read_into(self, view: memoryview, offset: int) -> bool:
+        """Fill `view` from `offset` if that needs no waiting; say whether it was done."""
+        mode = self.read_promptness
+        if mode is Promptness.BLOCKING:
+            return False
+        try:
+            flags = os.RWF_NOWAIT if mode is Promptness.NOWAIT else 0
+            return os.preadv(self.fd, [view], offset, flags) == len(view)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if mode is Promptness.NOWAIT and error.errno in _UNSUPPORTED:
+                self.read_promptness = Promptness.BLOCKING
+            return False  # An error is met again, and told, on the blocking path.
+
+    def try_write(self, data: memoryview | bytes, offset: int) -> bool:
+        """Write `data` at `offset` if that needs no waiting; say whether all of it was done."""
+        mode = self.write_promptness
+        if mode is Promptness.BLOCKING:
+            return False
+        try:
+            flags = os.RWF_NOWAIT if mode is Promptness.NOWAIT else 0
+            return os.pwritev(self.fd, [data], offset, flags) == len(data)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if mode is Promptness.NOWAIT and error.errno in _UNSUPPORTED:
+                self.write_promptness = Promptness.BLOCKING
+            return False
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make `length` bytes from `offset` read as zeros; the space stays allocated."""
+        if self._fallocate(FALLOC_FL_ZERO_RANGE, offset, length):
+            return
+        end = offset + length
+        while offset < end:
+            chunk = memoryview(_ZEROS)[: min(len(_ZEROS), end - offset)]
+            self.write(chunk, offset)
+            offset += len(chunk)
+
+    def punch(self, offset: int, length: int) -> None:
+        """Make the bytes read as zeros and give their space back where the host can."""
+        if not self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, length):
+            self.zero(offset, length)
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """Whether fallocate(2) did it.  False: not possible here, for this file or this range."""
+        if mode in self._refused_modes:
+            return False
+        while _libc.fallocate(self.fd, mode | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
+            number = ctypes.get_errno()
+            if number == errno.EINTR:
+                continue
+            if number in _UNSUPPORTED:
+                if number != errno.EINVAL:  # EINVAL is about this range (a device's alignment).
+                    self._refused_modes.add(mode)
+                return False
+            error = OSError(number, os.strerror(number))
+            raise HostError.of(error, f"zero at byte {offset}", self.path)
+        return True
+
+    def flush(self) -> None:
+        """Make what was written durable (fdatasync: data, and the size needed to read it)."""
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise HostError.of(error, "flush", self.path) from error
+
+    def truncate(self, size: int) -> None:
+        """Set the file's size in bytes.  A block device cannot be resized: Unsupported."""
+        if self.is_block:
+            raise Unsupported("a block device cannot be resized", path=self.path)
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError as error:
+            raise HostError.of(error, f"resize to {size} bytes", self.path) from error
+
+    def ranges(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """(start, end, is_data) runs that cover [offset, offset + length), as SEEK_DATA tells.
+
+        Where the file system cannot tell, everything is data.  Bytes past the end are a hole.
+        """
+        at, end = offset, offset + length
+        while at < end:
+            data = self._seek(at, os.SEEK_DATA, end)
+            if data > at:
+                yield at, min(data, end), False
+                at = min(data, end)
+                continue
+            hole = min(max(self._seek(at, os.SEEK_HOLE, end), at + 1), end)
+            yield at, hole, True
+            at = hole
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        # The descriptor's position is nobody's: all other calls here are positional.
+        try:
+            return os.lseek(self.fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # No data at or after `offset`.
+                return end
+            if error.errno in _UNSUPPORTED:
+                return offset if whence == os.SEEK_DATA else end
+            raise HostError.of(error, "find holes", self.path) from error
+
+
+def _open(path: Path, *, writable: bool) -> int:
+    # O_NONBLOCK keeps a FIFO or a sleepy device from holding the open; it does not change I/O on
+    # regular files and block devices.
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISBLK(mode):
+            flags |= os.O_EXCL if writable else 0
+        elif stat.S_ISDIR(mode):
+            raise InvalidFormat("is a folder, not an image", path=path)
+        elif not stat.S_ISREG(mode):
+            raise InvalidFormat("is neither a regular file nor a block device", path=path)
+        return os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound("no such file", path=path) from error
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Busy("the device is in use (mounted, or held by another program)",
+                       path=path) from error
+        hint = None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and writable:
+            hint = "read-only may work: -r" if os.access(path, os.R_OK) else None
+        raise HostError.of(error, "open for writing" if writable else "open", path,
+                           hint=hint) from error
+    except ValueError as error:  # A NUL byte in the name.
+        raise InvalidArgument(f"not a file name: {error}", path=repr(str(path))) from error
+
+
+def _file_system_type(fd: int) -> int:
+    """f_type of fstatfs(2); 0 where it cannot be had."""
+    buffer = (ctypes.c_long * 32)()
+    return int(buffer[0]) if _libc.fstatfs(fd, ctypes.byref(buffer)) == 0 else 0

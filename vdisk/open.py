@@ -1,0 +1,247 @@
+"""The one way in: an address, as a person writes it, becomes a disk.
+
+An address is a host file's path, and below it what lies inside: `disk.img`, `disk.img/p2`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vdisk.disk import Disk, ImageDisk, Slice
+from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, NotFound
+from vdisk.formats.base import ImageFormat
+from vdisk.formats.registry import open_format
+from vdisk.geometry import Choice, Geometry, check_fits, choose
+from vdisk.host import HostFile
+from vdisk.record import stored_geometry
+from vdisk.tables import Scan, guess_sector_size, read_table
+
+SECTOR_SIZE_DEFAULT = 512
+DEFAULT_PROFILE = "ata"
+_FIRST_BYTES = 512  # The MBR or boot sector, whatever the sector size.
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """What the user says about an image instead of letting it be found out.
+
+    `chs` is "C/H/S".  A field that is None was not given.
+    """
+
+    format: str | None = None
+    chs: str | None = None
+    sector_size: int | None = None
+    profile: str | None = None
+
+
+NO_OPTIONS = OpenOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host file and the names of what is meant inside it, outermost first."""
+
+    path: Path
+    inside: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "/".join((str(self.path), *self.inside))
+
+
+def parse_address(text: str) -> Address:
+    """Split `text` at the host file in it: the longest leading path that exists and is no folder.
+
+    Raises NotFound where no part of the path is there, InvalidFormat for a folder.
+    """
+    if not text or "\0" in text:
+        raise InvalidArgument("not an address", path=repr(text))
+    path = Path(text)
+    for candidate, inside in _splits(path):
+        if candidate.is_dir():
+            break
+        if os.path.lexists(candidate) and not _is_under_a_file(candidate):
+            return Address(candidate, inside)
+    if path.is_dir():
+        raise InvalidFormat("is a folder, not an image", path=text, hint="name an image in it")
+    raise NotFound("no such file", path=text)
+
+
+def open_disk(
+    address: str | os.PathLike[str],
+    *,
+    writable: bool = False,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+) -> Disk:
+    """Open what `address` names: a whole disk, or a partition of it ("disk.img/p2").
+
+    Raises NotFound, Busy (the lock), InvalidFormat, Corrupt, Unsupported, InvalidArgument (the
+    options do not fit the disk) or HostError.  Closing the disk closes the image.
+    """
+    parsed = parse_address(os.fspath(address))
+    disk = open_image(parsed.path, writable=writable, options=options, lock=lock)
+    try:
+        return _inside(disk, parsed) if parsed.inside else disk
+    except BaseException:
+        disk.close()
+        raise
+
+
+def open_image(
+    path: Path,
+    *,
+    writable: bool,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+    allow_empty: bool = False,
+) -> ImageDisk:
+    """Open the image at `path` as a whole disk, its geometry chosen.
+
+    An empty file is InvalidFormat unless `allow_empty`.
+    """
+    host = HostFile.open(path, writable=writable, lock=lock)
+    try:
+        image = open_format(host, options.format)
+        if image.size == 0 and not allow_empty:
+            raise InvalidFormat(
+                "is empty: a disk needs at least one sector", path=path,
+                hint=f"give it a size: vdisk resize {path} 1G",
+            )
+        return image_disk(host, image, options)
+    except BaseException:
+        host.close()
+        raise
+
+
+def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> ImageDisk:
+    """The disk of an open image: its sector size and geometry chosen and checked."""
+    stored = None if options.chs else stored_geometry(host)
+    disk = ImageDisk(
+        image, address=str(host.path), sector_size=SECTOR_SIZE_DEFAULT,
+        read_only=not host.writable,
+    )
+    disk.sector_size = _sector_size(disk, options, stored)
+    if stored is not None and stored.sector_size != disk.sector_size:
+        raise InvalidArgument(
+            f"the recorded geometry {stored} has {stored.sector_size}-byte sectors, "
+            f"not {disk.sector_size}",
+            path=host.path, hint="give --chs too",
+        )
+    disk.choice = choose_geometry(disk, options, stored)
+    return disk
+
+
+def choose_geometry(
+    disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
+) -> Choice | None:
+    """The geometry of an open disk with its provenance; None for less than one sector."""
+    if disk.sectors == 0:
+        return None
+    given = None
+    if options.chs is not None:
+        given = Geometry.parse(options.chs, sector_size=disk.sector_size)
+    if stored is not None:
+        _check_stored(disk, stored)
+    return choose(
+        disk.size,
+        disk.sector_size,
+        given=given,
+        stored=stored,
+        header=disk.image.header_geometry,
+        first_bytes=disk.read(0, min(_FIRST_BYTES, disk.size)),
+        profile=options.profile or DEFAULT_PROFILE,
+    )
+
+
+def scan_table(disk: Disk) -> Scan:
+    """The partition table on `disk`, and the bytes that answer depends on."""
+    return read_table(disk.read, disk.size, disk.sector_size)
+
+
+def partition_disk(disk: Disk, number: int) -> Slice:
+    """Partition `number` of `disk` as a disk.
+
+    NotFound where the table has none of that number, Corrupt where it has and it is wrong.
+    """
+    table = scan_table(disk).table
+    if table is None:
+        raise NotFound("has no partition table", path=disk.address)
+    for partition in table.partitions:
+        if partition.number == number:
+            break
+    else:
+        numbers = ", ".join(str(p.number) for p in table.partitions) or "none"
+        raise NotFound(f"has no partition {number}", path=disk.address, hint=f"it has: {numbers}")
+    if partition.problem is not None:
+        raise Corrupt(f"partition {number}: {partition.problem}", path=disk.address)
+    if not partition.is_slice:
+        raise InvalidArgument(
+            f"partition {number} is extended: it only holds the logical ones", path=disk.address
+        )
+    unit = disk.sector_size
+    part = Slice(
+        disk, partition.start_lba * unit, partition.sectors * unit,
+        address=f"{disk.address}/p{number}",
+    )
+    part.choice = _partition_geometry(part, disk)
+    return part
+
+
+def _partition_geometry(part: Slice, disk: Disk) -> Choice | None:
+    """A partition has the heads and sectors of its disk, and as many whole cylinders as fit."""
+    if part.sectors == 0 or disk.choice is None:
+        return None
+    whole = disk.choice.geometry
+    cylinders = part.sectors // whole.sectors_per_cylinder
+    if cylinders == 0:
+        return None
+    return replace(disk.choice, geometry=replace(whole, cylinders=cylinders))
+
+
+def _inside(disk: ImageDisk, address: Address) -> Disk:
+    name, *rest = address.inside
+    if rest or not name.startswith("p") or not name[1:].isdecimal():
+        raise NotFound(
+            f"there is no {'/'.join(address.inside)!r} in it", path=address.path,
+            hint="partitions are p1, p2, …",
+        )
+    return partition_disk(disk, int(name[1:]))
+
+
+def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None) -> int:
+    if options.sector_size is not None:
+        return options.sector_size
+    if stored is not None:
+        return stored.sector_size
+    return (
+        disk.image.sector_size
+        or guess_sector_size(disk.read, disk.size)
+        or SECTOR_SIZE_DEFAULT
+    )
+
+
+def _check_stored(disk: ImageDisk, stored: Geometry) -> None:
+    try:
+        check_fits(stored, disk.size)
+    except InvalidArgument as error:
+        raise Corrupt(
+            f"the recorded geometry does not fit: {error.message}", path=disk.address,
+            hint=error.hint or "give --chs",
+        ) from error
+
+
+def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """`path` cut at each of its components: the longest leading part first."""
+    found: list[tuple[Path, tuple[str, ...]]] = []
+    inside: tuple[str, ...] = ()
+    while True:
+        found.append((path, inside))
+        if path.parent == path:
+            return found
+        path, inside = path.parent, (path.name, *inside)
+
+
+def _is_under_a_file(path: Path) -> bool:
+    return any(parent.is_file() for parent in path.parents)

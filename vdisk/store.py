@@ -1,0 +1,234 @@
+"""Where disks live together: a folder of image files, or a fixed list of images.
+
+A store is one small interface; `mount` does not know which one it has.  Names are what a person
+sees: the host file's name without its image extension, or with it where two would be the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdisk.disk import ImageDisk
+from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
+from vdisk.formats.raw import Raw
+from vdisk.formats.registry import IMAGE_EXTENSIONS
+from vdisk.host import HostFile
+from vdisk.open import OpenOptions, image_disk, open_image
+from vdisk.record import FORMAT_ATTRIBUTE, store_format
+
+NEW_EXTENSION = ".img"
+"""What a disk that is created in a folder under a bare name is called in the host."""
+
+_PARTITION_NAME = re.compile(r"(.+)\.p\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room in the place where a store lies: bytes in all, free, and free to this user."""
+
+    total: int
+    free: int
+    available: int
+
+
+class Store(ABC):
+    """Disks that live together.  Names are as `names()` gives them; `resolve` knows more."""
+
+    writable: bool
+    source: Path
+
+    @abstractmethod
+    def names(self) -> dict[str, Path]:
+        """The shown name of each image and its host file, as they are now."""
+
+    @abstractmethod
+    def open(self, name: str) -> ImageDisk:
+        """Open the disk of that shown name, locked.  NotFound, or what `open_image` raises."""
+
+    @abstractmethod
+    def version(self) -> object:
+        """A value that changes when `names()` may answer something new."""
+
+    def resolve(self, name: str) -> str | None:
+        """The shown name that `name` means: itself, or a host file's full name."""
+        shown = self.names()
+        if name in shown:
+            return name
+        return next((key for key, path in shown.items() if path.name == name), None)
+
+    def create(self, name: str, mode: int) -> tuple[str, ImageDisk]:
+        """Create an empty raw disk, recorded as raw; its shown name, and the disk, open."""
+        raise NotPermitted("no disk can be created here", path=name, hint="mount a folder")
+
+    def remove(self, name: str) -> None:
+        """Remove the disk's host file."""
+        raise NotPermitted("cannot be removed here", path=name, hint="mount its folder")
+
+    def rename(self, old: str, new: str) -> str:
+        """Rename a disk, in place of one of the new name if there is one; its new shown name."""
+        raise NotPermitted("cannot be renamed here", path=old, hint="mount its folder")
+
+    def space(self) -> Space:
+        """Room on the file system that holds the store."""
+        try:
+            found = os.statvfs(self.source)
+        except OSError as error:
+            raise HostError.of(error, "measure the free space", self.source) from error
+        unit = found.f_frsize
+        return Space(found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit)
+
+
+class ImageList(Store):
+    """Images that were named one by one.  They can be resized, and neither renamed nor removed."""
+
+    def __init__(self, paths: Iterable[Path], options: OpenOptions, *, writable: bool) -> None:
+        self._paths = shown_names(list(paths))
+        self._options = options
+        self.writable = writable
+        self.source = next(iter(self._paths.values()))
+
+    def names(self) -> dict[str, Path]:
+        return self._paths
+
+    def open(self, name: str) -> ImageDisk:
+        return open_image(self._paths[name], writable=self.writable, options=self._options)
+
+    def version(self) -> object:
+        return None
+
+
+class FolderStore(Store):
+    """A folder whose image files are the disks.
+
+    A file is taken for an image by its extension, by a recorded format, or, with no extension at
+    all, by a size of whole sectors.  Hidden files never are.
+    """
+
+    def __init__(self, folder: Path, options: OpenOptions, *, writable: bool) -> None:
+        self.source = folder
+        self._options = options
+        self.writable = writable
+
+    def version(self) -> object:
+        try:
+            return os.stat(self.source).st_mtime_ns
+        except OSError as error:
+            raise HostError.of(error, "look into", self.source) from error
+
+    def names(self) -> dict[str, Path]:
+        try:
+            with os.scandir(self.source) as entries:
+                found = [Path(entry.path) for entry in entries if _looks_like_image(entry)]
+        except OSError as error:
+            raise HostError.of(error, "list", self.source) from error
+        return shown_names(sorted(found))
+
+    def open(self, name: str) -> ImageDisk:
+        path = self._path(name)
+        return open_image(path, writable=self.writable, options=self._options, allow_empty=True)
+
+    def create(self, name: str, mode: int) -> tuple[str, ImageDisk]:
+        self._check(name)
+        if self.resolve(name) is not None:
+            raise Exists("already exists", path=name)
+        host = HostFile.create(self.source / _host_name(name, NEW_EXTENSION), mode)
+        store_format(host, Raw.name)
+        disk = image_disk(host, Raw(host), self._options)
+        return self.resolve(name) or name, disk
+
+    def remove(self, name: str) -> None:
+        path = self._path(name)
+        self._check(name)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise HostError.of(error, "remove", path) from error
+
+    def rename(self, old: str, new: str) -> str:
+        path = self._path(old)
+        self._check(new)
+        there = self.resolve(new)
+        target = (
+            self._path(there) if there is not None
+            else self.source / _host_name(new, path.suffix or NEW_EXTENSION)
+        )
+        if there is None and target.exists():
+            raise Exists("the host folder has a file of that name", path=target)
+        try:
+            path.replace(target)
+        except OSError as error:
+            raise HostError.of(error, f"rename to {target.name}", path) from error
+        return self.resolve(new) or new
+
+    def _path(self, name: str) -> Path:
+        try:
+            return self.names()[name]
+        except KeyError:
+            raise NotFound("no such disk", path=self.source / name) from None
+
+    def _check(self, name: str) -> None:
+        """Refuse a name that cannot be a disk's, or any change to a store mounted read-only."""
+        if not self.writable:
+            raise ReadOnly("is mounted read-only", path=self.source)
+        if name.startswith(".") or "/" in name or "\0" in name:
+            raise InvalidArgument("a disk's name cannot begin with a dot", path=name)
+        partition = _PARTITION_NAME.fullmatch(name)
+        if partition is not None and self.resolve(partition[1]) is not None:
+            raise NotPermitted(
+                f"would be taken for a partition of {partition[1]}", path=name,
+                hint=f"partitions are made by writing a table to {partition[1]}",
+            )
+
+
+def shown_names(paths: list[Path]) -> dict[str, Path]:
+    """The name each image is shown by: without its image extension where that tells them apart.
+
+    A name that another image's partition could have ("a.p1" beside "a") keeps its extension too.
+    Raises InvalidArgument where two paths have the same full name.
+    """
+    stems = Counter(image_stem(path.name) for path in paths)
+    shown: dict[str, Path] = {}
+    for path in paths:
+        stem = image_stem(path.name)
+        partition = _PARTITION_NAME.fullmatch(stem)
+        clash = stems[stem] > 1 or (partition is not None and partition[1] in stems)
+        name = path.name if clash else stem
+        if name in shown:
+            raise InvalidArgument(
+                f"{shown[name]} and {path} would both be shown as {name}", hint="rename one of them"
+            )
+        shown[name] = path
+    return shown
+
+
+def image_stem(name: str) -> str:
+    """`name` without its image extension, if it has one and something before it."""
+    stem, extension = os.path.splitext(name)
+    return stem if stem and extension.lower() in IMAGE_EXTENSIONS else name
+
+
+def _host_name(name: str, extension: str) -> str:
+    return name if image_stem(name) != name else name + extension
+
+
+def _looks_like_image(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith("."):
+        return False
+    try:
+        if not entry.is_file():
+            return False
+        extension = os.path.splitext(entry.name)[1].lower()
+        if extension in IMAGE_EXTENSIONS:
+            return True
+        if FORMAT_ATTRIBUTE in os.listxattr(entry.path):
+            return True
+        size = entry.stat().st_size
+        return not extension and size > 0 and size % 512 == 0
+    except OSError:
+        return False
