@@ -11,6 +11,7 @@
 
 # Where an environment may be: in the checkout, or, for a user who may not write there, in the
 # user's cache under a name made from the checkout's path.
+# shellcheck disable=SC2154 # `root` is the caller's.
 venv_inside=$root/.venv
 venv_cached=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/vdisk/${root//\//-}
 

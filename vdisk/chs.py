@@ -4,8 +4,8 @@ The map is the one every PC uses (ATA-1, 7.1.2)::
 
     lba = (cylinder * heads + head) * sectors_per_track + (sector - 1)
 
-Cylinders and heads count from 0, sectors from 1, LBAs from 0.  All of it is exact integer arithmetic
-on immutable values; nothing here touches a file.
+Cylinders and heads count from 0, sectors from 1, LBAs from 0.  All of it is exact integer
+arithmetic on immutable values; nothing here touches a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CYLINDERS_MAX = (1 << 32) - 1
 """The largest number the 32-bit cylinder fields of HDI, VDI and RDB headers hold."""
 
 HEADS_MAX = (1 << 16) - 1
-"""BIOS and MBR stop at 256 heads, a boot sector's BPB counts them in 16 bits; no program makes more."""
+"""An MBR stops at 256 heads, a boot sector's BPB counts them in 16 bits; nobody makes more."""
 
 SECTORS_PER_TRACK_MAX = (1 << 16) - 1
 """MBR stops at 63, a VHD footer at 255, a BPB and an NHD header count in 16 bits."""
@@ -33,7 +33,7 @@ _TRIPLE = re.compile(r"[ \t]*([0-9]{1,10})/([0-9]{1,10})/([0-9]{1,10})[ \t]*", r
 
 
 def check_sector_size(sector_size: int) -> int:
-    """`sector_size` itself, if it is a power of two from 128 to 4096; else raises InvalidArgument."""
+    """`sector_size` itself.  Raises InvalidArgument if it is not a power of two, 128 to 4096."""
     if sector_size not in SECTOR_SIZES:
         raise InvalidArgument(
             f"{sector_size} is not a sector size",
@@ -78,10 +78,10 @@ class CHS:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How many cylinders, heads and sectors per track a disk has, and how many bytes are in a sector.
+    """How many cylinders, heads and sectors per track a disk has, and bytes per sector.
 
-    `cylinders` 1 to 2**32-1, `heads` and `sectors_per_track` 1 to 65535, `sector_size` a power of two
-    from 128 to 4096; all together not above 2**63-1 bytes.  Raises InvalidArgument.
+    `cylinders` 1 to 2**32-1, `heads` and `sectors_per_track` 1 to 65535, `sector_size` a power of
+    two from 128 to 4096; all together not above 2**63-1 bytes.  Raises InvalidArgument.
     """
 
     cylinders: int
@@ -104,8 +104,8 @@ class Geometry:
     def parse(cls, text: str, sector_size: int = SECTOR) -> Geometry:
         """The geometry written "C/H/S", such as "1024/16/63".
 
-        The bytes per sector are always said apart (`--sector-size`), so that a geometry's text means
-        the same on every disk.  Raises InvalidArgument.
+        The bytes per sector are always said apart (`--sector-size`), so that a geometry's text
+        means the same on every disk.  Raises InvalidArgument.
         """
         counts = _triple(text, "a geometry", "cylinders/heads/sectors, for instance 1024/16/63")
         return cls(*counts, sector_size)
@@ -136,7 +136,7 @@ class Geometry:
         return self.sectors_per_cylinder * self.sector_size
 
     def lba(self, chs: CHS) -> int:
-        """The LBA, from 0, of the sector at `chs`.  Raises OutOfRange if the disk has no such address."""
+        """The LBA, from 0, of the sector at `chs`.  Raises OutOfRange if there is none."""
         if (
             chs.cylinder >= self.cylinders
             or chs.head >= self.heads
@@ -152,8 +152,8 @@ class Geometry:
     def chs(self, lba: int) -> CHS:
         """The address of sector `lba`.
 
-        Raises OutOfRange for an LBA below 0 or at or past `sectors`: past the last full cylinder only
-        LBA reaches.
+        Raises OutOfRange for an LBA below 0 or at or past `sectors`: past the last full cylinder
+        only LBA reaches.
         """
         if not 0 <= lba < self.sectors:
             raise OutOfRange(
@@ -165,7 +165,7 @@ class Geometry:
         return CHS(cylinder, head, sector + 1)
 
     def unaddressed_sectors(self, size_bytes: int) -> int:
-        """How many whole sectors of a disk of `size_bytes` only LBA reaches; 0 if the disk is smaller."""
+        """How many whole sectors of a disk of `size_bytes` only LBA reaches, maybe 0."""
         return max(0, size_bytes // self.sector_size - self.sectors)
 
 
@@ -174,8 +174,8 @@ def cover(
 ) -> Geometry | None:
     """The geometry of these heads and sectors with the most cylinders that fit in `size_bytes`.
 
-    None if not even one cylinder fits.  Never more than 2**32-1 cylinders.  Raises InvalidArgument for
-    heads, sectors or a sector size that no geometry has.
+    None if not even one cylinder fits.  Never more than 2**32-1 cylinders.  Raises InvalidArgument
+    for heads, sectors or a sector size that no geometry has.
     """
     cylinder = Geometry(1, heads, sectors_per_track, sector_size)
     cylinders = min(size_bytes // cylinder.cylinder_bytes, CYLINDERS_MAX)
@@ -185,14 +185,12 @@ def cover(
 def check_fits(geometry: Geometry, size_bytes: int) -> None:
     """Refuses a geometry that is larger than the disk; a smaller one leaves sectors to LBA alone.
 
-    A geometry is never rescaled behind somebody's back: the InvalidArgument this raises says how large
-    the disk would have to be, and what would fit this one.
+    A geometry is never rescaled behind somebody's back: the InvalidArgument this raises says how
+    large the disk would have to be, and what would fit this one.
     """
     if geometry.size_bytes <= size_bytes:
         return
-    largest = cover(
-        size_bytes, geometry.heads, geometry.sectors_per_track, geometry.sector_size
-    )
+    largest = cover(size_bytes, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
     fits = (
         f"{largest} would fit this disk"
         if largest is not None

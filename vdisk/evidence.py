@@ -74,9 +74,11 @@ class _Point(NamedTuple):
 def from_mbr(first_sector: bytes | None, size_bytes: int, sector_size: int) -> Finding:
     """The one geometry that every non-empty entry of the MBR agrees with, if there is one.
 
-    A start or an end gives one equation in heads and sectors per track; two that are independent give
-    both.  Every other one must then hold exactly, or say "past cylinder 1023" about an LBA that is.
-    Entries of type EE and addresses of all zeros say nothing.
+    A start or an end gives one equation in heads and sectors per track; two that are independent
+    give both.  Every other one must then hold exactly, or say "past cylinder 1023" about an LBA
+    that is.  Entries of type EE, addresses of all zeros and an entry that starts at LBA 0 say
+    nothing: the last is what mformat writes into the boot sector of a whole disk, which its BPB
+    speaks for.
     """
     entries = mbr_entries(first_sector or b"")
     if not entries:
@@ -98,7 +100,9 @@ def from_mbr(first_sector: bytes | None, size_bytes: int, sector_size: int) -> F
 
 
 def _points(entries: tuple[MbrEntry, ...]) -> list[_Point]:
-    used = [e for e in entries if e.type not in (0, _GPT_PROTECTIVE) and e.sectors]
+    used = [
+        e for e in entries if e.type not in (0, _GPT_PROTECTIVE) and e.sectors and e.start_lba > 0
+    ]
     pairs = [_Point(e.start_chs, e.start_lba) for e in used]
     pairs += [_Point(e.end_chs, e.start_lba + e.sectors - 1) for e in used]
     return [point for point in pairs if point.chs != (0, 0, 0)]
@@ -107,8 +111,8 @@ def _points(entries: tuple[MbrEntry, ...]) -> list[_Point]:
 def _candidates(points: list[_Point]) -> set[tuple[int, int]]:
     """Every (heads, sectors per track) worth checking: solved from two points, or where one ends.
 
-    A partition that ends with a cylinder, and one whose end is past cylinder 1023, names both in its
-    last address.
+    A partition that ends with a cylinder, and one whose end is past cylinder 1023, names both in
+    its last address.
     """
     exact = [point for point in points if not is_overflow(point.chs)]
     solved = {found for a, b in combinations(exact, 2) if (found := _solve(a, b)) is not None}
@@ -204,9 +208,15 @@ def _doubt(bpb: Bpb, disk_sectors: int, sector_size: int) -> str | None:
         (ntfs or (bpb.reserved_sectors > 0 and bpb.fats in (1, 2)), "no FATs"),
         (bpb.media == 0xF0 or bpb.media >= 0xF8, f"media byte {bpb.media:02x}"),
         (ntfs or bpb.total_sectors > 0, "no size"),
-        (bpb.total_sectors <= disk_sectors, f"{bpb.total_sectors} sectors are more than the disk's"),
+        (
+            bpb.total_sectors <= disk_sectors,
+            f"{bpb.total_sectors} sectors are more than the disk's",
+        ),
         (0 < bpb.heads <= _BPB_HEADS_MAX, f"{bpb.heads} heads"),
-        (0 < bpb.sectors_per_track <= _BPB_SECTORS_MAX, f"{bpb.sectors_per_track} sectors per track"),
+        (
+            0 < bpb.sectors_per_track <= _BPB_SECTORS_MAX,
+            f"{bpb.sectors_per_track} sectors per track",
+        ),
     )
     return next((reason for holds, reason in checks if not holds), None)
 

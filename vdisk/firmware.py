@@ -23,7 +23,8 @@ from vdisk.translation import (
     revised_bit_shift,
 )
 
-# The cylinders times heads of 8192/16, which doubled to 1024/128 still are within bit-shift's reach.
+# The cylinders times heads of 8192/16, which doubled to 1024/128 still are within bit-shift's
+# reach.
 _LARGE_TRACKS_MAX = 131072
 
 
@@ -137,8 +138,9 @@ def seabios_logical(
 ) -> Seen:
     """What SeaBIOS's INT 13h answers (`src/block.c`).
 
-    `translation` is what the CMOS says of an IDE disk; None for disks of other kinds, where SeaBIOS
-    chooses one itself.  `host_logical` is from QEMU's `bios-geometry`, and wins where it can be a BIOS's.
+    `translation` is what the CMOS says of an IDE disk; None for disks of other kinds, where
+    SeaBIOS chooses one itself.  `host_logical` is from QEMU's `bios-geometry`, and wins where it
+    can be a BIOS's.
     """
     if host_logical is not None and _within_bios(host_logical):
         return Seen(_clipped(host_logical), Translation.HOST)
@@ -192,7 +194,9 @@ def virtualbox_logical(
     guess = _clipped(from_mbr) if from_mbr is not None else _ata(sectors, 1)
     if _within_bios(guess) and guess.cylinders <= BIOS_CYLINDERS_MAX:
         return guess
-    choices = (fixed_heads(sectors, heads, BIOS_SECTORS_PER_TRACK_MAX) for heads in (16, 32, 64, 128))
+    choices = (
+        fixed_heads(sectors, heads, BIOS_SECTORS_PER_TRACK_MAX) for heads in (16, 32, 64, 128)
+    )
     fitting = (counts for counts in choices if counts.cylinders <= BIOS_CYLINDERS_MAX)
     largest = fixed_heads(sectors, BIOS_HEADS_MAX, BIOS_SECTORS_PER_TRACK_MAX)
     return next(fitting, _clipped(largest))

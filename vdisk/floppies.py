@@ -1,8 +1,9 @@
 """The floppies of the PC, and what a disk's exact size says about which one it is.
 
 Sources: the format tables of dosbox-x (`DiskGeometryList`) and SeaBIOS (`hw/floppy.c`), and what
-mtools' mformat writes.  A floppy's capacity is fixed, so its size alone names it, with one exception:
-368640 bytes are 40 cylinders on two sides or 80 on one, which the media byte of the boot sector tells.
+mtools' mformat writes.  A floppy's capacity is fixed, so its size alone names it, with one
+exception: 368640 bytes are 40 cylinders on two sides or 80 on one, which the media byte of the
+boot sector tells.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A disk's geometry: where it comes from, and everything about it under one name.
 
 What the rest of vdisk needs of cylinders, heads and sectors it imports from here; `chs` has the
-arithmetic, `packed_chs` the three bytes of an MBR, `profiles` the rules that make a geometry of a size,
-`evidence` what a disk's first bytes tell.  This module weighs them: `choose`.
+arithmetic, `packed_chs` the three bytes of an MBR, `profiles` the rules that make a geometry of a
+size, `evidence` what a disk's first bytes tell.  This module weighs them: `choose`.
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ def choose(
     """The geometry of a disk of `size_bytes` in sectors of `sector_size`; None below one sector.
 
     `given` is the user's, `stored` what vdisk kept with the disk, `header` the image's own.
-    `first_sector` is the first 512 bytes of the disk whatever its sector size, None or less where there
-    are fewer; an MBR, a BPB and a floppy's media byte are looked for in it.  `profile` derives what
-    nobody else says.
+    `first_sector` is the first 512 bytes of the disk whatever its sector size, None or less where
+    there are fewer; an MBR, a BPB and a floppy's media byte are looked for in it.  `profile`
+    derives what nobody else says.
 
-    A geometry is never rescaled.  Raises InvalidArgument where `given` does not fit the disk or has
-    another sector size, and Corrupt where `stored` does not fit and none was given; both say what would.
-    A `header` that does not fit is an opinion with a reason.  Raises InvalidArgument as well for no
-    such profile, for a profile that is needed and fixes another size, and for an impossible sector size.
+    A geometry is never rescaled.  Raises InvalidArgument where `given` does not fit the disk or
+    has another sector size, and Corrupt where `stored` does not fit and none was given; both say
+    what would.  A `header` that does not fit is an opinion with a reason.  Raises InvalidArgument
+    as well for no such profile, for a profile that is needed and fixes another size, and for an
+    impossible sector size.
     """
     check_sector_size(sector_size)
     profile_size(profile)  # A name that is no profile's is refused even where it is not needed.
@@ -158,7 +159,9 @@ def _told(
     if told.sector_size != sector_size:
         return Opinion(source, None, f"{told} is in sectors of {told.sector_size} bytes")
     if told.size_bytes > size_bytes:
-        return Opinion(source, None, f"{told} needs {told.size_bytes} bytes, more than the disk has")
+        return Opinion(
+            source, None, f"{told} needs {told.size_bytes} bytes, more than the disk has"
+        )
     return Opinion(source, told, detail)
 
 

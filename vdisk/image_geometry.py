@@ -56,9 +56,9 @@ def vhd_virtual_size(footer: VhdFooter, rule: VhdSizeRule) -> int:
 def qemu_vhd_footer(size_bytes: int, *, force_size: bool = False) -> VhdFooter:
     """The footer that `qemu-img create -f vpc` makes for a disk of `size_bytes`.
 
-    The geometry is the specification's for the fewest sectors at which it holds the disk, and the disk
-    grows to it; with `force_size` the disk keeps its size and has the largest geometry.  Raises
-    InvalidArgument above 2040 GiB.
+    The geometry is the specification's for the fewest sectors at which it holds the disk, and the
+    disk grows to it; with `force_size` the disk keeps its size and has the largest geometry.
+    Raises InvalidArgument above 2040 GiB.
     """
     sectors = -(-size_bytes // SECTOR)
     if sectors > QEMU_VHD_SECTORS_MAX:

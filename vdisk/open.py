@@ -13,13 +13,12 @@ from vdisk.disk import Disk, ImageDisk, Slice
 from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.registry import open_format
-from vdisk.geometry import Choice, Geometry, check_fits, choose
+from vdisk.geometry import Choice, Geometry, choose, derive
 from vdisk.host import HostFile
 from vdisk.record import stored_geometry
 from vdisk.tables import Scan, guess_sector_size, read_table
 
 SECTOR_SIZE_DEFAULT = 512
-DEFAULT_PROFILE = "ata"
 _FIRST_BYTES = 512  # The MBR or boot sector, whatever the sector size.
 
 
@@ -137,22 +136,24 @@ def choose_geometry(
     disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
 ) -> Choice | None:
     """The geometry of an open disk with its provenance; None for less than one sector."""
-    if disk.sectors == 0:
-        return None
-    given = None
-    if options.chs is not None:
-        given = Geometry.parse(options.chs, sector_size=disk.sector_size)
-    if stored is not None:
-        _check_stored(disk, stored)
+    first = disk.read(0, min(_FIRST_BYTES, disk.size))
     return choose(
         disk.size,
         disk.sector_size,
-        given=given,
+        given=_given(disk, options),
         stored=stored,
         header=disk.image.header_geometry,
-        first_bytes=disk.read(0, min(_FIRST_BYTES, disk.size)),
-        profile=options.profile or DEFAULT_PROFILE,
+        first_sector=first if len(first) == _FIRST_BYTES else None,
     )
+
+
+def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
+    """The geometry the user asks for: outright, or as the profile that derives it."""
+    if options.chs is not None:
+        return Geometry.parse(options.chs, sector_size=disk.sector_size)
+    if options.profile is not None:
+        return derive(options.profile, disk.size, disk.sector_size)
+    return None
 
 
 def scan_table(disk: Disk) -> Scan:
@@ -220,16 +221,6 @@ def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None)
         or guess_sector_size(disk.read, disk.size)
         or SECTOR_SIZE_DEFAULT
     )
-
-
-def _check_stored(disk: ImageDisk, stored: Geometry) -> None:
-    try:
-        check_fits(stored, disk.size)
-    except InvalidArgument as error:
-        raise Corrupt(
-            f"the recorded geometry does not fit: {error.message}", path=disk.address,
-            hint=error.hint or "give --chs",
-        ) from error
 
 
 def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:

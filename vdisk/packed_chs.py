@@ -66,8 +66,8 @@ def pack_lba(lba: int, geometry: Geometry) -> bytes:
     """The three bytes that fdisk, sfdisk and parted write for sector `lba` on a disk of `geometry`.
 
     Past cylinder 1023 they are those of `overflow`.  The number of cylinders plays no part, as a
-    partition may end in the sectors past the last full one.  Raises OutOfRange for an LBA below 0, and
-    for a head or sector that an MBR cannot hold.
+    partition may end in the sectors past the last full one.  Raises OutOfRange for an LBA below 0,
+    and for a head or sector that an MBR cannot hold.
     """
     if lba < 0:
         raise OutOfRange(f"LBA {lba} is below 0")
@@ -86,8 +86,9 @@ def overflow(geometry: Geometry) -> bytes:
 def is_overflow(unpacked: UnpackedCHS, geometry: Geometry | None = None) -> bool:
     """Whether this may only mean "use the LBA": no evidence of a geometry.
 
-    True for 1023/254/63 and 1023/255/63, and for the last sector of cylinder 1023 of `geometry` where
-    one is given.  The real last sector of a disk of 1024 cylinders looks the same; the LBA tells.
+    True for 1023/254/63 and 1023/255/63, and for the last sector of cylinder 1023 of `geometry`
+    where one is given.  The real last sector of a disk of 1024 cylinders looks the same; the LBA
+    tells.
     """
     if unpacked.cylinder != PACKED_CYLINDER_MAX:
         return False

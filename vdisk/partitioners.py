@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from vdisk.chs import CHS, Geometry
+from vdisk.chs import Geometry
 from vdisk.errors import OutOfRange
 from vdisk.evidence import MbrEntry, from_mbr, mbr_entries
 from vdisk.packed_chs import pack_lba
@@ -42,8 +42,9 @@ def linux_getgeo(
 ) -> Counts | None:
     """What the ioctl HDIO_GETGEO answers on Linux 6.1; None where the driver has no such ioctl.
 
-    `device_geometry` is the one that a virtio-blk device offers itself (VIRTIO_BLK_F_GEOMETRY), as QEMU's
-    do.  The ioctl has 16 bits for cylinders, so they wrap at 65536: no size can be told from them.
+    `device_geometry` is the one that a virtio-blk device offers itself (VIRTIO_BLK_F_GEOMETRY), as
+    QEMU's do.  The ioctl has 16 bits for cylinders, so they wrap at 65536: no size can be told
+    from them.
     """
     match driver:
         case LinuxDriver.LOOP | LinuxDriver.BRD:
@@ -114,7 +115,8 @@ def fdisk_geometry(sectors: int, first_sector: bytes | None = None) -> Counts:
 def parted_geometry(sectors: int, first_sector: bytes | None = None) -> Counts:
     """What parted uses for an image file: the MBR's heads and sectors, else 4/32.
 
-    parted also asks the boot sectors of the file systems in the partitions, which are not looked at here.
+    parted also asks the boot sectors of the file systems in the partitions, which are not looked
+    at here.
     """
     return _told_or(sectors, first_sector, PARTED_HEADS, PARTED_SECTORS)
 
@@ -141,9 +143,9 @@ def parted_address(lba: int, counts: Counts) -> str:
 def gpt_protective_entry(sectors: int, *, true_end: bool = False) -> bytes:
     """The 16 bytes of the MBR entry that keeps old tools off a GPT disk of `sectors`.
 
-    Its end address is FF FF FF, as the UEFI specification (5.2.3) has it where the address cannot be
-    said, and as sfdisk and parted always write; with `true_end` the real one at 255/63 while that
-    exists, as sgdisk does.
+    Its end address is FF FF FF, as the UEFI specification (5.2.3) has it where the address cannot
+    be said, and as sfdisk and parted always write; with `true_end` the real one at 255/63 while
+    that exists, as sgdisk does.
     """
     end = _GPT_PROTECTIVE_OVERFLOW
     if true_end and sectors <= 1024 * FDISK_HEADS * FDISK_SECTORS:
@@ -153,8 +155,3 @@ def gpt_protective_entry(sectors: int, *, true_end: bool = False) -> bytes:
         b"\0" + _GPT_PROTECTIVE_START + b"\xee" + end
         + (1).to_bytes(4, "little") + count.to_bytes(4, "little")
     )  # fmt: skip
-
-
-def first_usable_lba_dos(geometry: Geometry) -> int:
-    """The first LBA of a partition in fdisk's DOS-compatible mode: the start of the second track."""
-    return geometry.lba(CHS(0, 1, 1)) if geometry.heads > 1 else geometry.sectors_per_track

@@ -36,7 +36,9 @@ class Profile:
 
 
 _DERIVED = (
-    Profile("ata", "16 heads, 63 sectors, every cylinder there is", lambda n: fixed_heads(n, 16, 63)),
+    Profile(
+        "ata", "16 heads, 63 sectors, every cylinder there is", lambda n: fixed_heads(n, 16, 63)
+    ),
     Profile("bios", "LBA-assisted INT 13h, at most 1024/255/63", lba_assisted),
     Profile("large", "bit-shift, at most 1024/128/63", lambda n: bit_shift(fixed_heads(n, 16, 63))),
     Profile(
@@ -90,11 +92,11 @@ def profile_sector_size(name: str) -> int | None:
 def derive(name: str, size_bytes: int, sector_size: int = SECTOR) -> Geometry:
     """The geometry that profile `name` gives a disk of `size_bytes`; never larger than the disk.
 
-    A disk too small for one cylinder of the rule gets one cylinder with as many of its tracks as fit,
-    and a disk too small for a track gets one shorter track.
+    A disk too small for one cylinder of the rule gets one cylinder with as many of its tracks as
+    fit, and a disk too small for a track gets one shorter track.
 
-    Raises InvalidArgument for no such profile, a disk of less than one sector, a sector size that is
-    none, and a size or sector size other than the one the profile fixes.
+    Raises InvalidArgument for no such profile, a disk of less than one sector, a sector size that
+    is none, and a size or sector size other than the one the profile fixes.
     """
     chosen = profile(name)
     sectors = size_bytes // check_sector_size(sector_size)

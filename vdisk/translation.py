@@ -1,8 +1,8 @@
 """The rules that make a geometry of a number of sectors.
 
 Each takes sectors and answers cylinders, heads and sectors per track as another program would; the
-cylinders may be 0 for a disk too small for one.  They are the ground of the profiles (`profiles`) and
-of what other programs see (`firmware`, `partitioners`), so each rule is written down once.
+cylinders may be 0 for a disk too small for one.  They are the ground of the profiles (`profiles`)
+and of what other programs see (`firmware`, `partitioners`), so each rule is written down once.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def lba_assisted(sectors: int) -> Counts:
 def bit_shift(physical: Counts) -> Counts:
     """Bit-shift translation ("LARGE", ECHS): halve the cylinders and double the heads.
 
-    As SeaBIOS does it: until 1024 cylinders are enough or there are more than 127 heads, then what is
-    past cylinder 1024 is cut off.
+    As SeaBIOS does it: until 1024 cylinders are enough or there are more than 127 heads, then what
+    is past cylinder 1024 is cut off.
     """
     cylinders, heads, sectors_per_track = physical
     while cylinders > BIOS_CYLINDERS_MAX and heads <= 127:

@@ -1,7 +1,8 @@
 """Sizes as people write them, and as they read them.
 
-The notation is the one of losetup, fallocate and fdisk (util-linux, `lib/strutils.c`): a number, and
-a letter that multiplies it.  It is kept in one place so that every command takes the same sizes.
+The notation is the one of losetup, fallocate and fdisk (util-linux, `lib/strutils.c`): a number,
+and a letter that multiplies it.  It is kept in one place so that every command takes the same
+sizes.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ _SIZE = re.compile(
 def parse_size(text: str) -> int:
     """The number of bytes `text` stands for, 0 to 2**63-1.
 
-    As util-linux reads it: no unit is bytes; K, M, G, T, P, E (either case) and KiB, MiB … multiply by
-    powers of 1024, KB, MB … by powers of 1000; `0x` starts a hexadecimal number and a leading 0 an
-    octal one.  A fraction needs a unit ("1.5G") and is worked out exactly, then rounded down:
-    util-linux 2.38 rounds digit by digit and makes 1310719 of 1.25M, where this gives 1310720.
+    As util-linux reads it: no unit is bytes; K, M, G, T, P, E (either case) and KiB, MiB …
+    multiply by powers of 1024, KB, MB … by powers of 1000; `0x` starts a hexadecimal number and a
+    leading 0 an octal one.  A fraction needs a unit ("1.5G") and is worked out exactly, then
+    rounded down: util-linux 2.38 rounds digit by digit and makes 1310719 of 1.25M, where this
+    gives 1310720.
 
     Raises InvalidArgument, naming the text, for anything else: a sign, junk, more than 2**63-1.
     """
@@ -65,7 +67,8 @@ def _scaled(match: re.Match[str]) -> int:
     power = _LETTERS.index(match["letter"].upper()) + 1 if match["letter"] else 0
     unit: int = base**power
     fraction = match["fraction"] or "0"
-    return _whole(match) * unit + int(fraction) * unit // 10 ** len(fraction)
+    part: int = int(fraction) * unit // 10 ** len(fraction)
+    return _whole(match) * unit + part
 
 
 def _whole(match: re.Match[str]) -> int:
@@ -79,8 +82,8 @@ def _whole(match: re.Match[str]) -> int:
 def format_size(size_bytes: int) -> str:
     """`size_bytes` for a person: "512 bytes", "1 GiB", "1.5 MiB", "about 4.01 GiB".
 
-    In the largest power of 1024 that is not above it, with two decimals at most.  Where those do not
-    say the size exactly, "about" does.  `size_bytes` is not negative.
+    In the largest power of 1024 that is not above it, with two decimals at most.  Where those do
+    not say the size exactly, "about" does.  `size_bytes` is not negative.
     """
     if size_bytes < KIB:
         return f"{size_bytes} byte" if size_bytes == 1 else f"{size_bytes} bytes"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from vdisk.tables.entry import MbrEntry, has_signature, unpack_entries
 from vdisk.tables.partition import Partition
+from vdisk.tables.partition_types import mbr_type, mbr_type_name
 from vdisk.tables.source import MBR_BYTES, Source
-from vdisk.tables.types import mbr_type, mbr_type_name
 
 NUMBER_MAX = 255
 """The highest number of a partition: the kernel has 256 minors for a disk (`DISK_MAX_PARTS`)."""
@@ -64,7 +64,8 @@ def follow(source: Source, extended: Partition, signature: int, first_number: in
         if not has_signature(sector):
             chain.problems += _unsigned(extended, link, sector)
             break
-        found = _logicals(extended, link, unpack_entries(sector))
+        entries = unpack_entries(sector)
+        found = _logicals(extended, link, entries)
         empty_links = 0 if found else empty_links + 1
         for entry in found:
             number = first_number + len(chain.logicals)
@@ -72,7 +73,7 @@ def follow(source: Source, extended: Partition, signature: int, first_number: in
                 chain.problems.append(f"logical partitions after number {NUMBER_MAX} are left out")
                 return _checked(source, extended, chain, seen)
             chain.logicals.append(_logical(link, entry, signature, number))
-        link = _next(extended, unpack_entries(sector))
+        link = _next(extended, entries)
     return _checked(source, extended, chain, seen)
 
 
@@ -138,13 +139,19 @@ def _logical(link: _Link, entry: MbrEntry, signature: int, number: int) -> Parti
 def _checked(source: Source, extended: Partition, chain: Chain, records: list[int]) -> Chain:
     """`chain`, with what is wrong between its partitions, their container and its records."""
     record_sectors = source.sectors_of(MBR_BYTES)
-    for index, one in enumerate(chain.logicals):
-        problem = None
-        if one.start_lba < extended.start_lba or one.end_lba > extended.end_lba:
-            problem = f"leaves its extended partition {extended.number}"
-        for lba in records:
-            if one.start_lba < lba + record_sectors and lba < one.end_lba:
-                problem = f"overlaps the extended boot record at LBA {lba}"
-        if problem is not None:
-            chain.logicals[index] = replace(one, problem=problem)
+    chain.logicals = [
+        replace(one, problem=_misplaced(extended, one, records, record_sectors))
+        for one in chain.logicals
+    ]
     return chain
+
+
+def _misplaced(
+    extended: Partition, one: Partition, records: list[int], record_sectors: int
+) -> str | None:
+    if one.start_lba < extended.start_lba or one.end_lba > extended.end_lba:
+        return f"leaves its extended partition {extended.number}"
+    for lba in records:
+        if one.start_lba < lba + record_sectors and lba < one.end_lba:
+            return f"overlaps the extended boot record at LBA {lba}"
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from vdisk.tables.types import EXTENDED_TYPES
+from vdisk.tables.partition_types import EXTENDED_TYPES
 
 _ENTRIES_OFFSET = 446
 _ENTRY = struct.Struct("<B3sB3sII")

@@ -32,13 +32,16 @@ def gpt_table(source: Source, record: BootRecord) -> Table:
         return _table(source, record, primary, backup, problems)
     backup = _usable_backup(source, primary)
     if backup.is_sound:
-        problem = f"the primary GPT is damaged ({primary.fault}); the backup at LBA {backup.lba} is used"
+        problem = (
+            f"the primary GPT at LBA {PRIMARY_LBA} is damaged ({primary.fault}); the backup at "
+            f"LBA {backup.lba} is used"
+        )
         return _table(source, record, backup, primary, [problem])
-    return Table(kind="gpt", disk_id="", problems=(
-        f"no GPT can be used: the primary at LBA {PRIMARY_LBA} is damaged ({primary.fault}), and "
-        f"so is the backup at LBA {backup.lba} ({backup.fault})",
-        *_record_problems(record),
-    ))
+    problem = (
+        f"no copy of the GPT can be used, neither the primary at LBA {PRIMARY_LBA} "
+        f"({primary.fault}) nor the backup at LBA {backup.lba} ({backup.fault})"
+    )
+    return Table(kind="gpt", disk_id="", problems=(problem, *_record_problems(record)))
 
 
 def unused_header(source: Source) -> Header | None:
@@ -101,12 +104,13 @@ def _table(
     assert header is not None
     if header.revision != REVISION:
         problems.append(f"its revision is {header.revision:#010x}, not {REVISION:#010x}")
-    problems += _outside_usable(header, used.partitions)
+    partitions = used.partitions()
+    problems += _outside_usable(header, partitions)
     reserved = [(0, 1), *_occupied(source, used), *_occupied(source, other)]
     return Table(
         kind="gpt",
         disk_id=header.disk_guid,
-        partitions=judge(source, used.partitions, reserved),
+        partitions=judge(source, partitions, reserved),
         problems=(*problems, *_record_problems(record)),
     )
 

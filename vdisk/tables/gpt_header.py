@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from vdisk.tables.partition import Partition
+from vdisk.tables.partition_types import gpt_type_name
 from vdisk.tables.source import Source
-from vdisk.tables.types import gpt_type_name
 
 SIGNATURE = b"EFI PART"
 REVISION = 0x00010000
@@ -65,14 +65,18 @@ class Copy:
 
     `fault` says why it cannot be used, None where it is sound.  `header` is what the header says,
     None where there is no "EFI PART"; `header_sound` is whether the header by itself may be
-    believed, `partitions` the used entries of a sound copy.
+    believed.  `entries` are the used entries of a sound copy, each with its number, as stored.
     """
 
     lba: int
     fault: str | None
     header: Header | None = None
     header_sound: bool = False
-    partitions: tuple[Partition, ...] = ()
+    entries: tuple[tuple[int, bytes], ...] = ()
+
+    def partitions(self) -> tuple[Partition, ...]:
+        """The partitions of a sound copy, in the order of their numbers."""
+        return tuple(_unpack_entry(number, raw) for number, raw in self.entries)
 
     @property
     def is_sound(self) -> bool:
@@ -87,12 +91,12 @@ def read_copy(source: Source, lba: int) -> Copy:
         return copy
     fault = _entries_fault(source, copy.header)
     if fault is not None:
-        return Copy(lba, fault, copy.header, header_sound=True)
-    crc, partitions = _read_entries(source, copy.header)
+        return replace(copy, fault=fault)
+    crc, entries = _read_entries(source, copy.header)
     if crc != copy.header.entries_crc:
         fault = f"the entries' CRC is {crc:08x}, not {copy.header.entries_crc:08x}"
-        return Copy(lba, fault, copy.header, header_sound=True)
-    return Copy(lba, None, copy.header, header_sound=True, partitions=partitions)
+        return replace(copy, fault=fault)
+    return replace(copy, entries=entries)
 
 
 def read_header(source: Source, lba: int) -> Copy:
@@ -101,8 +105,7 @@ def read_header(source: Source, lba: int) -> Copy:
     Only the eight bytes of the signature are read where that is not there.
     """
     if source.sector_size < SECTOR_SIZE_MIN:
-        fault = f"a GPT needs sectors of {SECTOR_SIZE_MIN} bytes, these have {source.sector_size}"
-        return Copy(lba, fault)
+        return Copy(lba, f"a GPT needs sectors of at least {SECTOR_SIZE_MIN} bytes")
     if lba == 0 or not source.holds(lba, source.sector_size):
         return Copy(lba, "it is outside the disk")
     if source.read(lba, len(SIGNATURE)) != SIGNATURE:
@@ -164,10 +167,10 @@ def _entries_fault(source: Source, header: Header) -> str | None:
     return None
 
 
-def _read_entries(source: Source, header: Header) -> tuple[int, tuple[Partition, ...]]:
+def _read_entries(source: Source, header: Header) -> tuple[int, tuple[tuple[int, bytes], ...]]:
     """The CRC of the array, and the used entries, read a bounded piece at a time."""
     crc = 0
-    partitions = []
+    used = []
     for skip in range(0, header.entries_bytes, _CHUNK_BYTES):
         length = min(_CHUNK_BYTES, header.entries_bytes - skip)
         chunk = source.read(header.entries_lba, length, skip=skip)
@@ -175,12 +178,12 @@ def _read_entries(source: Source, header: Header) -> tuple[int, tuple[Partition,
         for place in range(0, length, header.entry_size):
             if chunk[place : place + 16] != _UNUSED:
                 number = (skip + place) // header.entry_size + 1
-                partitions.append(_unpack_entry(number, chunk, place))
-    return crc, tuple(partitions)
+                used.append((number, chunk[place : place + _ENTRY.size]))
+    return crc, tuple(used)
 
 
-def _unpack_entry(number: int, chunk: bytes, place: int) -> Partition:
-    type_guid, guid, first_lba, last_lba, attributes, name = _ENTRY.unpack_from(chunk, place)
+def _unpack_entry(number: int, raw: bytes) -> Partition:
+    type_guid, guid, first_lba, last_lba, attributes, name = _ENTRY.unpack(raw)
     start_lba, sectors = half_open(first_lba, last_lba)
     problem = None
     if sectors == 0:

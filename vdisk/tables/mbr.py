@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from vdisk.tables.ebr import Chain, follow
 from vdisk.tables.entry import MbrEntry, has_signature, unpack_entries
 from vdisk.tables.partition import Partition, Table
+from vdisk.tables.partition_types import PROTECTIVE_TYPE, mbr_type, mbr_type_name
 from vdisk.tables.soundness import judge
 from vdisk.tables.source import MBR_BYTES, Source
-from vdisk.tables.types import PROTECTIVE_TYPE, mbr_type, mbr_type_name
 
 PRIMARIES = 4
 FIRST_LOGICAL = PRIMARIES + 1
@@ -118,7 +118,7 @@ def mbr_table(source: Source, record: BootRecord) -> Table:
     reserved = [(0, source.sectors_of(MBR_BYTES))]
     problems = [problem for chain in chains for problem in chain.problems]
     if len(chains) > 1:
-        problems.insert(0, "there is more than one extended partition; other tools see only one")
+        problems.insert(0, "there is more than one extended partition: sfdisk sees only the first")
     return Table(
         kind="mbr",
         disk_id=f"0x{record.signature:08x}",

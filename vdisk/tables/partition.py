@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Reader = Callable[[int, int], bytes]
-"""`read(offset, length)` gives exactly `length` bytes of the disk; nothing past its end is asked."""
+"""`read(offset, length)` gives exactly `length` bytes of the disk; never asked past its end."""
 
 Region = tuple[int, int]
 """A half-open range of bytes of the disk, `(start, end)`."""

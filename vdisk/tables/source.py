@@ -1,4 +1,4 @@
-"""The disk that a table is looked for on, seen through a reader that remembers what it was asked."""
+"""The disk that a table is looked for on, seen through a reader that remembers its reads."""
 
 from __future__ import annotations
 

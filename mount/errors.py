@@ -1,0 +1,40 @@
+"""DiskError -> errno.  The only place an errno is chosen."""
+
+from __future__ import annotations
+
+import errno
+
+from vdisk.errors import (
+    Busy,
+    Corrupt,
+    DiskError,
+    Exists,
+    HostError,
+    InvalidArgument,
+    InvalidFormat,
+    NotFound,
+    NotPermitted,
+    OutOfRange,
+    ReadOnly,
+    Unsupported,
+)
+
+_ERRNO: tuple[tuple[type[DiskError], int], ...] = (
+    (NotFound, errno.ENOENT),
+    (Exists, errno.EEXIST),
+    (Busy, errno.EBUSY),
+    (ReadOnly, errno.EROFS),
+    (NotPermitted, errno.EPERM),
+    (OutOfRange, errno.ENOSPC),  # A block device answers a write past its end with this.
+    (InvalidArgument, errno.EINVAL),
+    (Unsupported, errno.EOPNOTSUPP),
+    (InvalidFormat, errno.EIO),
+    (Corrupt, errno.EIO),
+)
+
+
+def errno_of(error: DiskError) -> int:
+    """The errno a client of the mount is given for `error`."""
+    if isinstance(error, HostError):
+        return error.errno or errno.EIO
+    return next((number for kind, number in _ERRNO if isinstance(error, kind)), errno.EIO)

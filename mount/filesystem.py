@@ -1,0 +1,611 @@
+"""The operations on the mounted folder, once, for every server.
+
+A server turns requests into calls of `FileSystem` and its answers into replies; it knows nothing
+of disks.  Everything raised on purpose is a `DiskError`.
+
+All methods run in one trio thread.  What may wait for a host file is done in a worker thread
+(`_in_thread`); reads and writes of bytes that the host has at hand are answered in line.  Shared
+state changes only between awaits; ARCHITECTURE.md says which invariants hold there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import trio
+
+from mount.inodes import FOLDERS, META, REPORTS, ROOT, NodeKind, unpack
+from mount.tree import META_NAME, DiskNode, Tree
+from mount.views import View
+from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
+from vdisk.disk import SIZE_MAX, Slice
+from vdisk.errors import (
+    Busy,
+    Exists,
+    HostError,
+    InvalidArgument,
+    NotFound,
+    NotPermitted,
+    OutOfRange,
+    ReadOnly,
+)
+from vdisk.host import Promptness
+from vdisk.store import Space, Store
+
+REQUEST_BYTES_MAX = 1 << 20
+"""The largest read or write a server asks for."""
+
+_WORKERS_A_DISK = 64  # Threads one slow disk can hold; another disk has its own.
+_CLOSE_SECONDS = 0.5  # How long a close that is still on its way may hold up rm, mv or truncate.
+_DISK_ENTRY_SECONDS = 1.0
+_BLOCK_BYTES = 4096
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Invalidate = Callable[[int, int, int], None]
+"""`invalidate(inode, offset, length)`: have the kernel drop those pages.  Blocks; any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the folder is shown.  `uid` and `gid` None: the host file's.  `umask` takes bits off."""
+
+    read_only: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+
+
+@dataclass(slots=True)
+class Attributes:
+    """What stat(2) shows.  `entry_seconds` and `attribute_seconds` say how long it may be kept."""
+
+    inode: int
+    mode: int
+    size: int = 0
+    blocks: int = 0
+    links: int = 1
+    uid: int = 0
+    gid: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    entry_seconds: float = _DISK_ENTRY_SECONDS
+    attribute_seconds: float = _DISK_ENTRY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a setattr asks for; None: not asked."""
+
+    size: int | None = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open file.  `direct`: the kernel keeps no pages.  `keep`: pages it has are still right."""
+
+    handle: int
+    direct: bool
+    keep: bool
+
+
+@dataclass(slots=True)
+class _Handle:
+    """An open view of a disk."""
+
+    node: DiskNode
+    view: View
+    writable: bool
+
+
+class _Report:
+    """An open report: text made in parts, read forward; another look starts over."""
+
+    def __init__(self, make: Callable[[], Iterator[str]]) -> None:
+        self._make = make
+        self._parts = make()
+        self._text = b""
+        self._start = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer at the end."""
+        if offset < self._start:
+            self._parts, self._text, self._start = self._make(), b"", 0
+        while self._start + len(self._text) < offset + length:
+            part = "".join(islice(self._parts, 1024)).encode("utf-8", "surrogateescape")
+            if not part:
+                break
+            keep = max(0, min(len(self._text), offset - self._start))
+            self._text, self._start = self._text[keep:] + part, self._start + keep
+        at = offset - self._start
+        return self._text[at : at + length]
+
+
+class FileSystem:
+    """The mounted folder's operations.  `invalidate` is set by the server that carries them."""
+
+    def __init__(self, tree: Tree, settings: Settings) -> None:
+        self.tree = tree
+        self.settings = settings
+        self.invalidate: Invalidate = lambda inode, offset, length: None
+        self._handles: dict[int, _Handle] = {}
+        self._reports: dict[int, _Report] = {}
+        self._listings: dict[int, list[tuple[str, int]]] = {}
+        self._next_handle = 0
+        self._buffer = memoryview(bytearray(REQUEST_BYTES_MAX))
+        self._limiters: dict[int, trio.CapacityLimiter] = {}
+        self._invalidations = trio.CapacityLimiter(16)
+        self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
+        self._growth_lock = trio.Lock()
+        self._released = trio.lowlevel.ParkingLot()
+
+    # Names
+
+    async def lookup(self, parent: int, name: str) -> Attributes:
+        """The node of that name in a folder.  NotFound."""
+        if parent != ROOT:
+            return await self.attributes(self.tree.lookup_below(parent, name))
+        if name == META_NAME:
+            return await self.attributes(META)
+        node = await self._disk_named(name)
+        if node is not None:
+            return await self._disk_attributes(node, node.whole)
+        owner = self.tree.partition_owner(name)
+        if owner is not None:
+            await self._refresh(owner[0])
+            view = owner[0].partitions.get(owner[1])
+            if view is not None:
+                return await self._disk_attributes(owner[0], view)
+        raise NotFound("no such disk", path=name)
+
+    async def _disk_named(self, name: str) -> DiskNode | None:
+        node = self.tree.nodes.get(name)
+        if node is not None:
+            return node
+        await self._rescan()
+        return self.tree.resolve(name)
+
+    async def _rescan(self) -> None:
+        if self.tree.is_current():
+            return
+        async with self._store_lock:
+            if not self.tree.is_current():
+                await trio.to_thread.run_sync(self.tree.scan)
+
+    async def _refresh(self, node: DiskNode) -> None:
+        if node.stale and not node.removed:
+            await self._in_thread(node, node.refresh)
+
+    def open_folder(self, inode: int) -> int:
+        """A handle for `entries`; `release_folder` ends it."""
+        return self._new_handle(inode)
+
+    def release_folder(self, handle: int) -> None:
+        """Forget a folder's handle."""
+        self._listings.pop(handle, None)
+
+    async def entries(
+        self, handle: int, inode: int, start: int
+    ) -> list[tuple[str, Attributes, int]]:
+        """Some (name, attributes, next start) of a folder from `start` on; none at its end."""
+        if inode != ROOT:
+            page = list(islice(self.tree.entries_below(inode, start), 64))
+            return [(name, await self.attributes(node), after) for name, node, after in page]
+        if handle not in self._listings or start == 0:
+            self._listings[handle] = await self._root_names()
+        found = []
+        listed = self._listings[handle]
+        for at in range(start, min(start + 64, len(listed))):
+            name, inode = listed[at]
+            try:
+                found.append((name, await self.attributes(inode), at + 1))
+            except NotFound:
+                continue
+        if not found and start + 64 < len(listed):
+            return await self.entries(handle, ROOT, start + 64)
+        return found
+
+    async def _root_names(self) -> list[tuple[str, int]]:
+        await self._rescan()
+        names: list[tuple[str, int]] = []
+        for node in list(self.tree.nodes.values()):
+            await self._refresh(node)
+            names.append((node.name, node.whole.inode))
+            names += [(f"{node.name}.{part}", v.inode) for part, v in node.partitions.items()]
+        return names
+
+    # Attributes
+
+    async def attributes(self, inode: int) -> Attributes:
+        """What stat shows of a node.  NotFound once it is gone."""
+        kind = _kind(inode)
+        if kind is NodeKind.FOLDER:
+            return self._folder(inode, links=2)
+        node = self.tree.node_of(inode)
+        if kind in FOLDERS:
+            return self._folder(inode, links=2)
+        if kind in REPORTS:
+            found = await self._disk_attributes(node, node.whole)
+            found.inode, found.mode, found.blocks = inode, stat.S_IFREG | 0o444, 0
+            found.size = len(geometry_text(node.disk)) if kind is NodeKind.GEOMETRY else 0
+            return found
+        return await self._disk_attributes(*self.tree.view(inode))
+
+    def _folder(self, inode: int, links: int) -> Attributes:
+        source = self.tree.stores[0].source
+        try:
+            found = os.stat(source if source.is_dir() else source.parent)
+        except OSError as error:
+            raise HostError.of(error, "look at", source) from error
+        write = 0 if self.settings.read_only or inode != ROOT else 0o200
+        return Attributes(
+            inode, stat.S_IFDIR | ((0o555 | write | (found.st_mode & 0o022 if write else 0))
+                                   & ~self.settings.umask),
+            links=links, uid=self._uid(found), gid=self._gid(found),
+            atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
+        )
+
+    async def _disk_attributes(self, node: DiskNode, view: View) -> Attributes:
+        host = node.disk.image.hosts()[0]
+        if host.read_promptness is Promptness.BLOCKING:
+            found = await self._in_thread(node, host.stat)
+        else:
+            found = host.stat()
+        mode = found.st_mode & 0o666 & ~self.settings.umask
+        if self.settings.read_only:
+            mode &= 0o444
+        return Attributes(
+            view.inode, stat.S_IFREG | mode, size=view.size,
+            blocks=await self._blocks(node, view, found),
+            uid=self._uid(found), gid=self._gid(found),
+            atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
+            entry_seconds=_entry_seconds(view),
+        )
+
+    async def _blocks(self, node: DiskNode, view: View, found: os.stat_result) -> int:
+        """512-byte blocks the host allocates for the view."""
+        if view is node.whole:
+            return found.st_blocks
+        if not view.cacheable:
+            return -(-view.size // 512)
+        part = self._slice_of(view)
+        return -(-int(await self._in_thread(node, allocated_bytes, part)) // 512)
+
+    def _slice_of(self, view: View) -> Slice:
+        return Slice(view.disk, view.start, view.size, address=view.disk.address)
+
+    def _uid(self, found: os.stat_result) -> int:
+        return found.st_uid if self.settings.uid is None else self.settings.uid
+
+    def _gid(self, found: os.stat_result) -> int:
+        return found.st_gid if self.settings.gid is None else self.settings.gid
+
+    async def change(self, inode: int, change: Change, handle: int | None) -> Attributes:
+        """Resize, chmod, chown or touch.  `handle` is set where it came through an open file."""
+        if self.settings.read_only:
+            raise ReadOnly("is mounted read-only")
+        kind = _kind(inode)
+        if kind in FOLDERS or kind in REPORTS:
+            raise NotPermitted("cannot be changed")
+        node, view = self.tree.view(inode)
+        if change.size is not None:
+            await self._resize(node, view, change.size, handle)
+        await self._in_thread(node, _apply, node, change)
+        return await self._disk_attributes(node, view)
+
+    async def _resize(self, node: DiskNode, view: View, size: int, handle: int | None) -> None:
+        if size == view.size:
+            return
+        if view is not node.whole:
+            raise NotPermitted(
+                "a part of a disk cannot be resized", path=node.name, hint="change its table"
+            )
+        if size > SIZE_MAX:
+            raise InvalidArgument("too large", path=node.name)
+        await self._wait_until_idle(node, but=1 if handle in self._handles else 0)
+        await self._in_thread(node, node.disk.resize, size)
+        node.resized()
+
+    async def _wait_until_idle(self, node: DiskNode, but: int = 0) -> None:
+        """Busy unless the disk has no open handles, `but` so many.
+
+        close(2) returns before the kernel tells us of it, so a handle that is on its way out is
+        waited for; one that is truly open is not waited for long.
+        """
+        with trio.move_on_after(_CLOSE_SECONDS):
+            while node.views.handles > but:
+                await self._released.park()
+        if node.views.handles > but:
+            raise Busy("is open", path=node.name, hint="close it first")
+
+    # Open files
+
+    async def open(self, inode: int, flags: int) -> Opened:
+        """Open a file of the tree.  O_TRUNC changes nothing: it is a disk."""
+        kind = _kind(inode)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable and self.settings.read_only:
+            raise ReadOnly("is mounted read-only")
+        if kind in REPORTS:
+            if writable:
+                raise NotPermitted("cannot be written")
+            return await self._open_report(inode, kind)
+        node, view = self.tree.view(inode)
+        direct, keep = node.views.opened(view)
+        handle = self._new_handle(inode)
+        self._handles[handle] = _Handle(node, view, writable)
+        return Opened(handle, direct, keep)
+
+    async def _open_report(self, inode: int, kind: NodeKind) -> Opened:
+        node = self.tree.node_of(inode)
+        await self._refresh(node)
+        handle = self._new_handle(inode)
+        make = {
+            NodeKind.GEOMETRY: lambda: iter([geometry_text(node.disk)]),
+            NodeKind.INFO: lambda: iter([_info(node)]),
+            NodeKind.MAP: lambda: map_lines(node.disk),
+        }[kind]
+        self._reports[handle] = _Report(make)
+        return Opened(handle, direct=True, keep=False)
+
+    def _new_handle(self, inode: int) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
+        """Up to `length` bytes; fewer at the end.
+
+        A memoryview is of a buffer that the next call uses again: send it before any await.
+        """
+        opened = self._handles.get(handle)
+        if opened is None:
+            return await self._read_report(handle, offset, length)
+        view = opened.view
+        length = min(length, view.size - offset)
+        if length <= 0:
+            return b""
+        host = view.host
+        if host is not None and length <= REQUEST_BYTES_MAX:
+            buffer = self._buffer[:length]
+            if host.try_read_into(buffer, view.base + offset):
+                return buffer
+        return await self._in_thread(opened.node, view.disk.read, view.start + offset, length)
+
+    async def _read_report(self, handle: int, offset: int, length: int) -> bytes:
+        report = self._reports[handle]
+        return await trio.to_thread.run_sync(report.read, offset, length)
+
+    async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+        """Write what fits; the bytes written.  OutOfRange where none does."""
+        opened = self._handles[handle]
+        node, view = opened.node, opened.view
+        room = view.size - offset
+        if room < len(data):
+            if node.growing and view is node.whole:
+                return await self._grow(node, offset, data)
+            if room <= 0:
+                raise OutOfRange("the disk ends here", path=node.name)
+            data = memoryview(data)[:room]
+        start = view.start + offset
+        end = start + len(data)
+        stale = node.views.overlapping_cached(view, start, end)
+        if stale:
+            await self._drop_pages(stale, start, end)  # What mmap left dirty goes in first.
+        host = view.host
+        if host is None or not host.try_write(data, view.base + offset):
+            await self._in_thread(node, view.disk.write, start, data)
+        if stale:
+            await self._drop_pages(stale, start, end)
+        node.written(start, end)
+        return len(data)
+
+    async def _grow(self, node: DiskNode, offset: int, data: bytes | memoryview) -> int:
+        """Write to a disk that was just created, making it larger first."""
+        async with self._growth_lock:
+            before = node.disk.size
+            end = offset + len(data)
+            if end > SIZE_MAX:
+                raise OutOfRange("too large", path=node.name)
+            await self._in_thread(node, _write_growing, node, offset, data, before, end)
+        node.written(offset, end)
+        node.stale = True
+        return len(data)
+
+    async def _drop_pages(self, views: list[View], start: int, end: int) -> None:
+        """Have the kernel forget what it caches of bytes [start, end) of the disk."""
+        for view in views:
+            first = max(start - view.start, 0)
+            await trio.to_thread.run_sync(
+                self.invalidate, view.inode, first, end - view.start - first,
+                limiter=self._invalidations,
+            )
+
+    async def flush(self, handle: int) -> None:
+        """Make a disk's writes durable (fsync)."""
+        opened = self._handles.get(handle)
+        if opened is not None and not opened.node.disk.read_only:
+            await self._in_thread(opened.node, opened.view.disk.flush)
+
+    async def release(self, handle: int) -> None:
+        """The last use of an open file is over."""
+        opened = self._handles.pop(handle, None)
+        if opened is None:
+            self._reports.pop(handle, None)
+            return
+        node = opened.node
+        node.views.closed(opened.view)
+        self._released.unpark_all()
+        if node.growing and not node.views.handles:
+            node.growing = False
+            if not node.removed:
+                await self._in_thread(node, node.resized)
+
+    # The store
+
+    async def create(
+        self, parent: int, name: str, mode: int, flags: int
+    ) -> tuple[Attributes, Opened]:
+        """Create a disk in the mounted folder, and open it; it grows until it is closed."""
+        self._check_root(parent)
+        async with self._store_lock:
+            node = self.tree.resolve(name)
+            if node is None:
+                store = self._store_for_new(name)
+                new = await trio.to_thread.run_sync(store.create, name, mode & 0o777)
+                node = self.tree.add(store, *new)
+                node.growing = True
+                self.tree.saw_own_change()
+            elif flags & os.O_EXCL:
+                raise Exists("already exists", path=name)
+        opened = await self.open(node.whole.inode, flags)
+        return await self._disk_attributes(node, node.whole), opened
+
+    async def remove(self, parent: int, name: str) -> None:
+        """Remove a disk.  Busy while it is open; NotPermitted for anything but a disk."""
+        self._check_root(parent)
+        node = await self._changeable(name)
+        await self._wait_until_idle(node)
+        async with self._store_lock:
+            await trio.to_thread.run_sync(node.store.remove, node.name)
+            self.tree.drop(node)
+            self.tree.saw_own_change()
+
+    async def rename(
+        self, parent: int, name: str, new_parent: int, new_name: str, *, replace: bool
+    ) -> None:
+        """Rename a disk; with `replace`, in place of one that has the new name."""
+        self._check_root(parent)
+        self._check_root(new_parent)
+        node = await self._changeable(name)
+        target = self.tree.resolve(new_name)
+        if target is node:
+            return
+        if target is not None and not replace:
+            raise Exists("already exists", path=new_name)
+        if target is not None and target.store is not node.store:
+            raise NotPermitted("lies in another folder", path=new_name)
+        await self._wait_until_idle(node)
+        if target is not None:
+            await self._wait_until_idle(target)
+        async with self._store_lock:
+            shown = await trio.to_thread.run_sync(node.store.rename, node.name, new_name)
+            if target is not None:
+                self.tree.drop(target)
+            self.tree.renamed(node, shown)
+            self.tree.saw_own_change()
+
+    async def _changeable(self, name: str) -> DiskNode:
+        if self.settings.read_only:
+            raise ReadOnly("is mounted read-only")
+        node = await self._disk_named(name)
+        if node is not None:
+            return node
+        if self.tree.partition_owner(name) is not None or name == META_NAME:
+            raise NotPermitted("is not a disk of its own", path=name)
+        raise NotFound("no such disk", path=name)
+
+    def _check_root(self, parent: int) -> None:
+        if self.settings.read_only:
+            raise ReadOnly("is mounted read-only")
+        if parent != ROOT:
+            raise NotPermitted("names here come from the disk's geometry")
+
+    def _store_for_new(self, name: str) -> Store:
+        if self.tree.partition_owner(name) is not None:
+            raise NotPermitted("would be taken for a partition", path=name)
+        for store in self.tree.stores:
+            if store.source.is_dir():
+                return store
+        return self.tree.stores[0]  # It refuses, and says why.
+
+    def space(self) -> Space:
+        """Room in the first store."""
+        return self.tree.stores[0].space()
+
+    def flush_all(self) -> None:
+        """Flush every disk.  The first HostError is raised after all were tried."""
+        first: HostError | None = None
+        for node in list(self.tree.nodes.values()):
+            try:
+                if not node.disk.read_only:
+                    node.disk.flush()
+            except HostError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def close(self) -> None:
+        """Close every disk, which gives its lock back."""
+        for node in list(self.tree.nodes.values()):
+            node.disk.close()
+
+    async def _in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what may wait for the host in a worker thread of this disk's own share."""
+        limiter = self._limiters.get(node.id)
+        if limiter is None:
+            limiter = self._limiters[node.id] = trio.CapacityLimiter(_WORKERS_A_DISK)
+        return await trio.to_thread.run_sync(work, *arguments, limiter=limiter)
+
+
+def _kind(inode: int) -> NodeKind:
+    try:
+        return unpack(inode).kind
+    except ValueError:
+        raise NotFound("no such node") from None
+
+
+def _entry_seconds(view: View) -> float:
+    """A partition's name may vanish with the next write to the table, so it is never kept."""
+    return 0.0 if unpack(view.inode).kind is NodeKind.PARTITION else _DISK_ENTRY_SECONDS
+
+
+def _info(node: DiskNode) -> str:
+    report = describe(node.disk, node.scan.table, scan=False)
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _write_growing(
+    node: DiskNode, offset: int, data: bytes | memoryview, before: int, end: int
+) -> None:
+    if end > before:
+        node.disk.resize(end)
+    try:
+        node.disk.write(offset, data)
+    except HostError:
+        node.disk.resize(before)
+        raise
+
+
+def _apply(node: DiskNode, change: Change) -> None:
+    """chmod, chown and touch reach the host file."""
+    host = node.disk.image.hosts()[0]
+    try:
+        if change.mode is not None:
+            os.fchmod(host.fd, change.mode & 0o777)
+        if change.uid is not None or change.gid is not None:
+            os.fchown(host.fd, _or_keep(change.uid), _or_keep(change.gid))
+        if change.atime_ns is not None or change.mtime_ns is not None:
+            now = host.stat()
+            atime = now.st_atime_ns if change.atime_ns is None else change.atime_ns
+            mtime = now.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
+            os.utime(host.fd, ns=(atime, mtime))
+    except OSError as error:
+        raise HostError.of(error, "change the attributes of", host.path) from error
+
+
+def _or_keep(number: int | None) -> int:
+    return -1 if number is None else number

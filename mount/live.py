@@ -1,0 +1,145 @@
+"""Live mounts: what `vdisk list` shows and `vdisk umount` waits for.
+
+Each daemon keeps a record, a small JSON file named by its pid, in the run folder: /run/vdisk for
+root, $XDG_RUNTIME_DIR/vdisk or /tmp/vdisk-UID for others.  Which mounts exist is what the kernel
+says (/proc/self/mountinfo); the record only adds what the kernel does not know.  A record whose
+process is gone is removed by whoever meets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FUSE_SUBTYPE = "vdisk"
+_RECORD_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A live (or dead) vdisk mount.  `pid` None: its record is not ours to read, or gone."""
+
+    mountpoint: str
+    source: str
+    pid: int | None = None
+    read_only: bool = False
+    disks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_folder(uid: int | None = None) -> Path:
+    """The run folder of a user (the current one by default)."""
+    uid = os.geteuid() if uid is None else uid
+    if uid == 0:
+        return Path("/run/vdisk")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else f"/run/user/{uid}"
+    if runtime and Path(runtime).is_dir() and os.stat(runtime).st_uid == uid:
+        return Path(runtime) / "vdisk"
+    return Path(f"/tmp/vdisk-{uid}")
+
+
+def record(mount: Mount) -> Path | None:
+    """Write this process's record; None where the run folder cannot be had (it is only a help)."""
+    folder = run_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.lstat()
+        if owner.st_uid != os.geteuid() or not stat.S_ISDIR(owner.st_mode):
+            return None  # Somebody else made it, in a folder open to all.
+        path = folder / f"{os.getpid()}.json"
+        text = json.dumps({**asdict(mount), "started": _start_time(os.getpid())})
+        path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").replace(path)
+    except OSError:
+        return None
+    return path
+
+
+def mounts() -> list[Mount]:
+    """Every vdisk mount this user can see, in the order they were mounted."""
+    records = {found.mountpoint: found for found in _records()}
+    listed = []
+    for mountpoint, source, read_only in mounted():
+        known = records.get(mountpoint)
+        listed.append(known or Mount(mountpoint, source, read_only=read_only))
+    return listed
+
+
+def mounted() -> list[tuple[str, str, bool]]:
+    """(mountpoint, source, read-only) of the vdisk mounts the kernel has, oldest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        at = fields.index("-")
+        if fields[at + 1] == f"fuse.{FUSE_SUBTYPE}":
+            read_only = "ro" in fields[5].split(",")
+            found.append((_unescape(fields[4]), _unescape(fields[at + 2]), read_only))
+    return found
+
+
+def device_of(mountpoint: str) -> str | None:
+    """"major:minor" of the topmost mount on `mountpoint`; asks the kernel, not the mount."""
+    device = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        if _unescape(fields[4]) == mountpoint:
+            device = fields[2]
+    return device
+
+
+def is_running(pid: int, started: str | None = None) -> bool:
+    """Whether the process lives (and, where `started` is given, is the same one)."""
+    now = _start_time(pid)
+    return now is not None and (started is None or now == started)
+
+
+def _records() -> list[Mount]:
+    folders = [run_folder()]
+    if os.geteuid() == 0:
+        folders += [Path(p) / "vdisk" for p in Path("/run/user").glob("*")]
+        folders += list(Path("/tmp").glob("vdisk-*"))
+    found = []
+    for folder in folders:
+        with suppress(OSError):
+            for path in sorted(folder.glob("*.json")):
+                found += _read_record(path)
+    return found
+
+
+def _read_record(path: Path) -> list[Mount]:
+    # Root reads folders that others can write: no link, no FIFO, no endless file.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return []
+            values = json.loads(file.read(_RECORD_BYTES_MAX))
+        started = values.pop("started")
+        mount = Mount(**values)
+        if mount.pid is not None and is_running(mount.pid, started):
+            return [mount]
+        path.unlink()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+    return []
+
+
+def _start_time(pid: int) -> str | None:
+    """Field 22 of /proc/PID/stat: tells a process from a later one with the same pid."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes space, tab, newline and backslash as octal escapes."""
+    for char in " \t\n#\\":
+        text = text.replace(f"\\{ord(char):03o}", char)
+    return text

@@ -1,0 +1,318 @@
+"""One mount from start to end: background, readiness, signals, unmount.
+
+The daemon is made by one fork, before trio and pyfuse3 are imported.  It tells its parent over a
+pipe that the mount answers, or the one line that says why not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from mount import live
+from mount.options import MountOptions
+from vdisk.errors import Busy, DiskError, HostError, InvalidArgument, NotPermitted
+from vdisk.store import FolderStore, ImageList, Store
+
+READ_AHEAD_KIB = 4096
+"""What a mount's read-ahead is raised to; the kernel's 128 KiB costs most of a sequential read."""
+
+_PR_SET_IO_FLUSHER = 57  # prctl(2).
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Request:
+    """What to mount where.  `sources` are images and folders, `mountpoint` a folder."""
+
+    sources: list[Path]
+    mountpoint: Path
+    options: MountOptions = field(default_factory=MountOptions)
+    pid_file: Path | None = None
+    debug: bool = False
+
+
+def mount_in_background(request: Request) -> int:
+    """Mount, and return the daemon's pid once the mount answers.
+
+    Raises the DiskError that kept it from it; then nothing is mounted and nothing is left behind.
+    """
+    made = _prepare(request)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _daemon(request, writer)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    if said == b"ready":
+        return pid
+    os.waitpid(pid, 0)
+    if made:
+        _unmake(request.mountpoint)
+    text = said.decode("utf-8", "surrogateescape") or "the daemon ended before the mount answered"
+    raise _StartFailed(text)
+
+
+def mount_in_foreground(request: Request) -> None:
+    """Mount and serve until the mount goes or a signal ends it.  Raises as above."""
+    made = _prepare(request)
+    try:
+        _run(request, lambda: None)
+    except DiskError:
+        if made:
+            _unmake(request.mountpoint)
+        raise
+
+
+class _StartFailed(DiskError):
+    """A daemon's own error line, told by its parent as it is."""
+
+
+def _daemon(request: Request, writer: int) -> NoReturn:
+    status = 1
+    ready = False
+
+    def tell_ready() -> None:
+        nonlocal ready
+        os.write(writer, b"ready")
+        os.close(writer)
+        ready = True
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        _log_to_syslog()
+
+    try:
+        os.setsid()
+        os.chdir("/")
+        _run(request, tell_ready)
+        status = 0
+    except BaseException as error:
+        text = str(error) if isinstance(error, DiskError) else f"{type(error).__name__}: {error}"
+        if ready:
+            _log.error("%s", text, exc_info=not isinstance(error, DiskError))
+        else:
+            os.write(writer, text.encode("utf-8", "surrogateescape"))
+    finally:
+        # The parent's atexit handlers and buffers are not ours to run.
+        os._exit(status)
+
+
+def _log_to_syslog() -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    if Path("/dev/log").exists():
+        handler = logging.handlers.SysLogHandler("/dev/log")
+        handler.setFormatter(logging.Formatter(f"vdisk[{os.getpid()}]: %(message)s"))
+        root.addHandler(handler)
+    else:
+        root.addHandler(logging.NullHandler())
+
+
+def _prepare(request: Request) -> bool:
+    """Check the mountpoint and make it when missing; whether it was made.
+
+    Paths become absolute here: the daemon's own folder is "/".
+    """
+    request.sources = [Path(os.path.abspath(source)) for source in request.sources]
+    request.mountpoint = where = Path(os.path.realpath(request.mountpoint))
+    if request.pid_file is not None:
+        request.pid_file = Path(os.path.abspath(request.pid_file))
+    for source in request.sources:
+        real = Path(os.path.realpath(source))
+        if real == where or where in real.parents:
+            raise InvalidArgument(
+                "the mounted folder would hide it", path=source, hint="mount elsewhere"
+            )
+    if not os.path.exists("/dev/fuse"):
+        raise HostError(
+            "is missing: this kernel or container has no FUSE", errno=errno.ENODEV,
+            path="/dev/fuse", hint="load the module `fuse`, or start the container with --device",
+        )
+    return _prepare_folder(where, nonempty=request.options.nonempty)
+
+
+def _prepare_folder(where: Path, *, nonempty: bool) -> bool:
+    try:
+        status = os.stat(where)
+    except FileNotFoundError:
+        try:
+            where.mkdir(parents=False)
+        except OSError as error:
+            raise HostError.of(error, "make the mountpoint", where) from error
+        return True
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise Busy("a dead mount is there", path=where, hint=f"vdisk umount {where}") from error
+        raise HostError.of(error, "use as a mountpoint", where) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise InvalidArgument("the mountpoint is not a folder", path=where)
+    if live.device_of(str(where)) is not None:
+        raise Busy("something is mounted there already", path=where, hint="choose another folder")
+    if os.geteuid() != 0 and not os.access(where, os.W_OK):
+        raise NotPermitted("the mountpoint is not yours to write", path=where)
+    if not nonempty and any(os.scandir(where)):
+        raise Busy(
+            "the mountpoint is not empty", path=where, hint="mounting would hide it: -o nonempty"
+        )
+    return False
+
+
+def _unmake(where: Path) -> None:
+    with suppress(OSError):
+        where.rmdir()
+
+
+def make_stores(request: Request) -> list[Store]:
+    """The stores of a mount: a folder each, and the images that were named together as one."""
+    writable = not request.options.read_only
+    folders = [source for source in request.sources if source.is_dir()]
+    images = [source for source in request.sources if not source.is_dir()]
+    stores: list[Store] = [
+        FolderStore(folder, request.options.image, writable=writable) for folder in folders
+    ]
+    if images:
+        stores.append(ImageList(images, request.options.image, writable=writable))
+    return stores
+
+
+def _run(request: Request, ready: Callable[[], None]) -> None:
+    import trio
+
+    from mount import pyfuse3_server
+    from mount.filesystem import FileSystem, Settings
+    from mount.tree import Tree
+
+    _raise_limits()
+    options = request.options
+    tree = Tree(make_stores(request))
+    settings = Settings(options.read_only, options.uid, options.gid, options.umask)
+    filesystem = FileSystem(tree, settings)
+    mounted = False
+    try:
+        # A disk that was named must open; of a folder, those that do are shown.
+        tree.scan(strict=not any(isinstance(store, FolderStore) for store in tree.stores))
+        pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
+        mounted = True
+        trio.run(_serve, request, filesystem, ready)
+    finally:
+        try:
+            filesystem.close()
+        finally:
+            if mounted:
+                pyfuse3_server.stop(unmount=True)
+
+
+async def _serve(request: Request, filesystem: object, ready: Callable[[], None]) -> None:
+    import trio
+
+    from mount import pyfuse3_server
+    from mount.filesystem import FileSystem
+
+    assert isinstance(filesystem, FileSystem)
+    record: Path | None = None
+
+    async def until_unmounted(nursery: trio.Nursery) -> None:
+        await pyfuse3_server.serve()
+        nursery.cancel_scope.cancel()
+
+    async def until_signalled(nursery: trio.Nursery) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_signalled, nursery)
+            nursery.start_soon(until_unmounted, nursery)
+            await trio.to_thread.run_sync(os.stat, request.mountpoint, abandon_on_cancel=True)
+            _raise_read_ahead(str(request.mountpoint))
+            record = live.record(_live_mount(request, filesystem))
+            if request.pid_file is not None:
+                _write_pid_file(request.pid_file)
+            ready()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(filesystem.flush_all)
+        for path in (record, request.pid_file):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def _live_mount(request: Request, filesystem: object) -> live.Mount:
+    from mount.filesystem import FileSystem
+
+    assert isinstance(filesystem, FileSystem)
+    disks = [
+        {
+            "name": node.name,
+            "host_file": node.disk.address,
+            "size_bytes": node.disk.size,
+            "geometry": None if node.disk.choice is None else str(node.disk.choice.geometry),
+            "sector_size": node.disk.sector_size,
+        }
+        for node in filesystem.tree.nodes.values()
+    ]
+    return live.Mount(
+        str(request.mountpoint), _source_name(request), os.getpid(), request.options.read_only,
+        disks,
+    )
+
+
+def _source_name(request: Request) -> str:
+    return ":".join(str(source) for source in request.sources)
+
+
+def _fuse_options(request: Request) -> set[str]:
+    options = request.options
+    # libfuse takes a comma as the end of an option unless a backslash stands before it.
+    source = _source_name(request).replace("\\", "\\\\").replace(",", "\\,")
+    chosen = {f"fsname={source}", f"subtype={live.FUSE_SUBTYPE}", "default_permissions"}
+    chosen |= options.kernel
+    if options.allow_other:
+        chosen.add("allow_other")
+    if options.read_only:
+        chosen.add("ro")
+    if request.debug:
+        chosen.add("debug")
+    return chosen
+
+
+def _raise_limits() -> None:
+    """Room for one descriptor a disk; and never wait for our own mount to free memory."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Fails without CAP_SYS_RESOURCE.  Threads made later inherit it, so it is set before any.
+    ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+
+
+def _raise_read_ahead(mountpoint: str) -> None:
+    device = live.device_of(mountpoint)
+    with suppress(OSError):  # Only root may.
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB))
+
+
+def _write_pid_file(path: Path) -> None:
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise HostError.of(error, "write the pid file", path) from error

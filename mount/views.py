@@ -1,0 +1,123 @@
+"""Views of a disk, and who of them may be cached by the kernel.
+
+A *view* is a range of a disk under an inode of its own: the whole disk, a partition, a track, a
+sector.  The kernel keeps a page cache for each inode, so two views of the same bytes could differ.
+The rule that keeps them equal:
+
+    Of the views of one disk that are open through the page cache, no two overlap.
+
+The first of overlapping views to be opened is cached; one that is opened while an overlapping one
+is cached is opened without a cache (direct I/O) and stays so until it is closed.  So only a write
+through a *direct* view can make a cached page stale, and `overlapping_cached` says whose.  A view
+that was closed may leave pages behind; `forget_retained` marks those that a write made stale, and
+the next open drops them.
+
+This is also why nothing can deadlock.  Telling the kernel to drop a page waits while the page is
+locked, and a page of a cached view is locked while the kernel waits for our answer to a request on
+that view.  Requests on cached views never drop pages of anything, so they are always answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vdisk.disk import Disk
+from vdisk.host import HostFile
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """One range of a disk, under one inode number.
+
+    `length` is None for the whole disk, whose size can change.  `host` and `base` are the disk's
+    window shifted to the view, None where it has none.  Handle counts are of open file handles.
+    """
+
+    inode: int
+    disk: Disk
+    start: int
+    length: int | None
+    cacheable: bool = True
+    handles: int = 0
+    cached: bool = False  # How it is open now; meaningful while handles > 0.
+    retained: bool = False  # The kernel may hold pages of it, and they are right.
+    host: HostFile | None = None
+    base: int = 0
+
+    def __post_init__(self) -> None:
+        window = self.disk.window()
+        if window is not None:
+            self.host, self.base = window[0], window[1] + self.start
+
+    @property
+    def size(self) -> int:
+        """Bytes in the view."""
+        return self.disk.size if self.length is None else self.length
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether the view has a byte in [start, end) of the disk."""
+        return self.start < end and (self.length is None or start < self.start + self.length)
+
+    def overlaps_view(self, other: View) -> bool:
+        """Whether the two views share a byte."""
+        if other.length is None:
+            return self.length is None or self.length > 0
+        return self.overlaps(other.start, other.start + other.length)
+
+
+@dataclass(slots=True)
+class ViewSet:
+    """The views of one disk that are open, or have pages in the kernel's cache."""
+
+    whole: View
+    known: dict[int, View] = field(default_factory=dict)
+
+    def opened(self, view: View) -> tuple[bool, bool]:
+        """Count a handle of `view`: (direct, keep_cache) for the kernel's open."""
+        if view.handles == 0:
+            view.cached = view.cacheable and not any(
+                other is not view and other.handles and other.cached and other.overlaps_view(view)
+                for other in self.known.values()
+            )
+        view.handles += 1
+        if view.cacheable or view.handles == 1:
+            self.known[view.inode] = view
+        keep = view.cached and view.retained
+        view.retained = view.cached
+        return not view.cached, keep
+
+    def closed(self, view: View) -> None:
+        """A handle of `view` is gone."""
+        view.handles -= 1
+        if view.handles == 0 and not view.retained:
+            self.known.pop(view.inode, None)
+
+    @property
+    def handles(self) -> int:
+        """Open handles on the disk, by whatever view."""
+        return sum(view.handles for view in self.known.values())
+
+    def overlapping_cached(self, writer: View, start: int, end: int) -> list[View]:
+        """Other open views whose cached pages a write to [start, end) of the disk makes stale.
+
+        Closed ones with pages left are marked on the way, so that their next open drops them.
+        """
+        if len(self.known) == 1 and writer.inode in self.known:
+            return []
+        stale = []
+        for view in list(self.known.values()):
+            if view is writer or not view.retained or not view.overlaps(start, end):
+                continue
+            if view.handles:
+                stale.append(view)
+            else:
+                view.retained = False
+                del self.known[view.inode]
+        return stale
+
+    def forget_retained(self) -> None:
+        """The disk changed its size: whatever closed views left in the cache is stale."""
+        for view in list(self.known.values()):
+            if not view.handles:
+                view.retained = False
+                del self.known[view.inode]
