@@ -14,7 +14,8 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from vdisk.errors import (
     ReadOnly,
 )
 from vdisk.host import Promptness
+from vdisk.open import refit, resize_disk
 from vdisk.store import Space, Store
 
 REQUEST_BYTES_MAX = 1 << 20
@@ -151,7 +153,7 @@ class FileSystem:
         self._invalidations = trio.CapacityLimiter(16)
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
         self._growth_lock = trio.Lock()
-        self._released = trio.lowlevel.ParkingLot()
+        self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle or an exclusive use ends.
 
     # Names
 
@@ -184,7 +186,12 @@ class FileSystem:
             return
         async with self._store_lock:
             if not self.tree.is_current():
-                await trio.to_thread.run_sync(self.tree.scan)
+                await self._scan()
+
+    async def _scan(self) -> None:
+        """Show what the stores hold now.  The caller has the store lock."""
+        known = self.tree.known()
+        self.tree.show(await trio.to_thread.run_sync(self.tree.look, known))
 
     async def _refresh(self, node: DiskNode) -> None:
         if node.stale and not node.removed:
@@ -316,21 +323,28 @@ class FileSystem:
             )
         if size > SIZE_MAX:
             raise InvalidArgument("too large", path=node.name)
-        await self._wait_until_idle(node, but=1 if handle in self._handles else 0)
-        await self._in_thread(node, node.disk.resize, size)
-        node.resized()
+        async with self._exclusively(node, but=1 if handle in self._handles else 0):
+            await self._in_thread(node, resize_disk, node.disk, size)
+            node.resized()
 
-    async def _wait_until_idle(self, node: DiskNode, but: int = 0) -> None:
-        """Busy unless the disk has no open handles, `but` so many.
+    @asynccontextmanager
+    async def _exclusively(self, node: DiskNode, but: int = 0) -> AsyncIterator[None]:
+        """Nobody opens the disk meanwhile.  Busy unless it has no open handles, `but` so many.
 
         close(2) returns before the kernel tells us of it, so a handle that is on its way out is
         waited for; one that is truly open is not waited for long.
         """
         with trio.move_on_after(_CLOSE_SECONDS):
-            while node.views.handles > but:
-                await self._released.park()
-        if node.views.handles > but:
+            while node.views.handles > but or node.exclusive:
+                await self._idle.park()
+        if node.views.handles > but or node.exclusive:
             raise Busy("is open", path=node.name, hint="close it first")
+        node.exclusive = True
+        try:
+            yield
+        finally:
+            node.exclusive = False
+            self._idle.unpark_all()
 
     # Open files
 
@@ -345,6 +359,9 @@ class FileSystem:
                 raise NotPermitted("cannot be written")
             return await self._open_report(inode, kind)
         node, view = self.tree.view(inode)
+        while node.exclusive:
+            await self._idle.park()
+            node, view = self.tree.view(inode)
         direct, keep = node.views.opened(view)
         handle = self._new_handle(inode)
         self._handles[handle] = _Handle(node, view, writable)
@@ -448,11 +465,12 @@ class FileSystem:
             return
         node = opened.node
         node.views.closed(opened.view)
-        self._released.unpark_all()
+        self._idle.unpark_all()
         if node.growing and not node.views.handles:
             node.growing = False
             if not node.removed:
-                await self._in_thread(node, node.resized)
+                await self._in_thread(node, refit, node.disk)
+                node.resized()
 
     # The store
 
@@ -466,9 +484,9 @@ class FileSystem:
             if node is None:
                 store = self._store_for_new(name)
                 new = await trio.to_thread.run_sync(store.create, name, mode & 0o777)
-                node = self.tree.add(store, *new)
+                node = self.tree.add(store, name, *new)
                 node.growing = True
-                self.tree.saw_own_change()
+                await self._scan()
             elif flags & os.O_EXCL:
                 raise Exists("already exists", path=name)
         opened = await self.open(node.whole.inode, flags)
@@ -478,11 +496,10 @@ class FileSystem:
         """Remove a disk.  Busy while it is open; NotPermitted for anything but a disk."""
         self._check_root(parent)
         node = await self._changeable(name)
-        await self._wait_until_idle(node)
-        async with self._store_lock:
+        async with self._store_lock, self._exclusively(node):
             await trio.to_thread.run_sync(node.store.remove, node.name)
             self.tree.drop(node)
-            self.tree.saw_own_change()
+            await self._scan()
 
     async def rename(
         self, parent: int, name: str, new_parent: int, new_name: str, *, replace: bool
@@ -498,15 +515,16 @@ class FileSystem:
             raise Exists("already exists", path=new_name)
         if target is not None and target.store is not node.store:
             raise NotPermitted("lies in another folder", path=new_name)
-        await self._wait_until_idle(node)
-        if target is not None:
-            await self._wait_until_idle(target)
-        async with self._store_lock:
-            shown = await trio.to_thread.run_sync(node.store.rename, node.name, new_name)
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._store_lock)
+            await held.enter_async_context(self._exclusively(node))
+            if target is not None:
+                await held.enter_async_context(self._exclusively(target))
+            path = await trio.to_thread.run_sync(node.store.rename, node.name, new_name)
             if target is not None:
                 self.tree.drop(target)
-            self.tree.renamed(node, shown)
-            self.tree.saw_own_change()
+            node.path = path
+            await self._scan()
 
     async def _changeable(self, name: str) -> DiskNode:
         if self.settings.read_only:

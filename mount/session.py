@@ -209,7 +209,8 @@ def _run(request: Request, ready: Callable[[], None]) -> None:
     mounted = False
     try:
         # A disk that was named must open; of a folder, those that do are shown.
-        tree.scan(strict=not any(isinstance(store, FolderStore) for store in tree.stores))
+        strict = not any(isinstance(store, FolderStore) for store in tree.stores)
+        tree.show(tree.look(tree.known(), strict=strict))
         pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
         mounted = True
         trio.run(_serve, request, filesystem, ready)

@@ -2,7 +2,8 @@
 
 The tree holds a `DiskNode` for each disk that is shown, and `View`s for those of its parts that
 have names; everything below `.vdisk/NAME/chs` is computed from the geometry and the inode number.
-Everything here is quick but for `scan`, `load` and `DiskNode.refresh`, which read host files.
+Everything here is quick but for `Tree.look` and `DiskNode.refresh`, which read host files and so
+run in worker threads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mount.inodes import DISKS_MAX, META, PLACE_MAX, Inode, NodeKind, pack, unpack
@@ -18,8 +20,7 @@ from mount.views import View, ViewSet
 from vdisk.disk import ImageDisk
 from vdisk.errors import DiskError, InvalidArgument, NotFound
 from vdisk.geometry import CHS, Geometry
-from vdisk.open import choose_geometry, scan_table
-from vdisk.record import store_geometry
+from vdisk.open import scan_table
 from vdisk.store import Store
 from vdisk.tables import Scan
 
@@ -37,13 +38,17 @@ class DiskNode:
     byte in `scan.regions`, or the size, may have changed since.
     """
 
-    def __init__(self, id_: int, name: str, store: Store, disk: ImageDisk) -> None:
+    def __init__(
+        self, id_: int, name: str, store: Store, path: Path, disk: ImageDisk
+    ) -> None:
         self.id = id_
         self.name = name
         self.store = store
+        self.path = path  # As the store knows it; it tells which file a name belongs to.
         self.disk = disk
         self.growing = False  # Created through the mount and not closed yet.
         self.removed = False
+        self.exclusive = False  # Being removed, renamed or resized: opens wait.
         self.stale = True
         self.scan = Scan(None, ())
         self.whole = View(pack(NodeKind.DISK, id_), disk, 0, None)
@@ -93,13 +98,9 @@ class DiskNode:
             self.stale = True
 
     def resized(self) -> None:
-        """The disk has a new size: its table is read anew, its geometry follows.
-
-        A recorded geometry keeps its heads and sectors and gets the cylinders that fit now.
-        """
+        """The disk has a new size: its table is read anew, and no page kept of it is right."""
         self.stale = True
         self.views.forget_retained()
-        refit(self.disk)
 
     def partition_view(self, place: int) -> View:
         """The view of a partition by the serial number in its inode; NotFound once it is gone."""
@@ -109,23 +110,14 @@ class DiskNode:
             raise NotFound("this partition is not in the table any more") from None
 
 
-def refit(disk: ImageDisk) -> None:
-    """Fit a disk's geometry to the size it has now, and record it if one was recorded."""
-    old = disk.choice
-    if disk.sectors == 0:
-        disk.choice = None
-        return
-    if old is None or old.source not in ("given", "stored"):
-        disk.choice = choose_geometry(disk)
-        return
-    heads, per_track = old.geometry.heads, old.geometry.sectors_per_track
-    cylinders = disk.sectors // (heads * per_track)
-    if cylinders == 0:
-        disk.choice = choose_geometry(disk)
-        return
-    fitted = Geometry(cylinders, heads, per_track, disk.sector_size)
-    store_geometry(disk.image.hosts()[0], fitted)
-    disk.choice = choose_geometry(disk, stored=fitted)
+@dataclass(slots=True)
+class Look:
+    """What the stores held at one moment: name -> file, and the disks that were opened anew."""
+
+    versions: list[object]
+    files: dict[str, tuple[Store, Path]] = field(default_factory=dict)
+    opened: dict[tuple[Store, Path], ImageDisk] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
 
 
 class Tree:
@@ -142,42 +134,59 @@ class Tree:
 
     # Which disks there are
 
-    def scan(self, *, strict: bool = False) -> None:
-        """Open disks that appeared in the stores and drop those that went.  Reads host files.
+    def known(self) -> set[tuple[Store, Path]]:
+        """The files that are open already, for `look`."""
+        return {(node.store, node.path) for node in self.nodes.values()}
+
+    def look(self, known: set[tuple[Store, Path]], *, strict: bool = False) -> Look:
+        """Look into the stores and open what is not in `known`.  Reads host files, changes nothing.
 
         A disk that cannot be opened is left out, and `problems` says why; with `strict` it is
         raised instead.
         """
-        self._versions = [store.version() for store in self.stores]
-        self.problems = {}
-        shown: set[str] = set()
+        look = Look([store.version() for store in self.stores])
         for store in self.stores:
             for name, path in store.names().items():
-                shown.add(name)
-                self._load(store, name, path, strict=strict)
-        for name in [n for n in self.nodes if n not in shown]:
-            node = self.nodes[name]
-            if not node.views.handles and not node.growing:
+                if name in look.files:
+                    raise InvalidArgument(
+                        f"{look.files[name][1]} and {path} would both be shown as {name}",
+                        hint="rename one of them, or mount them apart",
+                    )
+                look.files[name] = (store, path)
+                if (store, path) in known:
+                    continue
+                try:
+                    look.opened[store, path] = store.open(name)
+                except DiskError as error:
+                    if strict:
+                        raise
+                    look.problems[name] = str(error)
+                    _log.warning("not shown: %s", error)
+        return look
+
+    def show(self, look: Look) -> None:
+        """Name all disks as `look` found them, add those it opened and drop those that went.
+
+        A disk that is open stays, whatever became of its file.
+        """
+        self._versions, self.problems = look.versions, look.problems
+        open_already = {(node.store, node.path): node for node in self.nodes.values()}
+        shown: dict[str, DiskNode] = {}
+        for name, key in look.files.items():
+            node = open_already.pop(key, None)
+            if node is None and key in look.opened:
+                node = self.add(key[0], name, key[1], look.opened[key])
+            if node is not None:
+                node.name = name
+                shown[name] = node
+        for node in open_already.values():
+            if node.views.handles and node.name not in shown:
+                shown[node.name] = node
+            else:
                 self.drop(node)
+        self.nodes = shown
         if self.problems:
             self._failed_at = time.monotonic()
-
-    def _load(self, store: Store, name: str, path: Path, *, strict: bool) -> None:
-        node = self.nodes.get(name)
-        if node is not None:
-            if node.store is store:
-                return
-            raise InvalidArgument(
-                f"{path} and {node.disk.address} would both be shown as {name}",
-                hint="rename one of them, or mount them apart",
-            )
-        try:
-            self.add(store, name, store.open(name))
-        except DiskError as error:
-            if strict:
-                raise
-            self.problems[name] = str(error)
-            _log.warning("not shown: %s", error)
 
     def is_current(self) -> bool:
         """Whether the stores still hold what the last scan saw (a failed open is tried again)."""
@@ -185,17 +194,13 @@ class Tree:
             return False
         return self._versions == [store.version() for store in self.stores]
 
-    def saw_own_change(self) -> None:
-        """A change to the stores came through this mount, and the tree knows it already."""
-        self._versions = [store.version() for store in self.stores]
-
-    def add(self, store: Store, name: str, disk: ImageDisk) -> DiskNode:
+    def add(self, store: Store, name: str, path: Path, disk: ImageDisk) -> DiskNode:
         """Show an open disk."""
         for _ in range(DISKS_MAX):
             self._next_id = (self._next_id + 1) % DISKS_MAX
             if self._next_id not in self._by_id:
                 break
-        node = DiskNode(self._next_id, name, store, disk)
+        node = DiskNode(self._next_id, name, store, path, disk)
         self.nodes[name] = self._by_id[node.id] = node
         return node
 
@@ -206,12 +211,6 @@ class Tree:
             del self.nodes[node.name]
         self._by_id.pop(node.id, None)
         node.disk.close()
-
-    def renamed(self, node: DiskNode, name: str) -> None:
-        """Show `node` under another name."""
-        del self.nodes[node.name]
-        node.name = name
-        self.nodes[name] = node
 
     def node_of(self, inode: int) -> DiskNode:
         """The disk an inode belongs to; NotFound once it is gone."""
@@ -226,10 +225,7 @@ class Tree:
         """The disk that `name` means: a shown name, or the host file's full name."""
         node = self.nodes.get(name)
         if node is None:
-            for store in self.stores:
-                shown = store.resolve(name)
-                if shown is not None:
-                    return self.nodes.get(shown)
+            node = next((n for n in self.nodes.values() if n.path.name == name), None)
         return node
 
     def partition_owner(self, name: str) -> tuple[DiskNode, str] | None:

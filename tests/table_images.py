@@ -40,8 +40,8 @@ def scan_bytes(disk: bytes | bytearray, sector_size: int = 512) -> Scan:
     """What is found on a disk of these bytes; a read outside it, or an empty one, fails."""
 
     def read(offset: int, length: int) -> bytes:
-        assert 0 <= offset
-        assert 0 < length
+        assert offset >= 0
+        assert length > 0
         assert offset + length <= len(disk)
         return bytes(disk[offset : offset + length])
 

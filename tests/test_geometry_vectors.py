@@ -1,4 +1,4 @@
-"""Every row of geometry-vectors.json, which other programs made, against the rule of ours it is about.
+"""Every row of geometry-vectors.json, made by other programs, against our rule it is about.
 
 A row's `kind` names the check; a kind without a check fails, so no row is passed over.
 """

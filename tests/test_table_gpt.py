@@ -300,10 +300,10 @@ def test_0xee_in_the_code_of_a_boot_sector_is_no_gpt() -> None:
 
 def test_longer_array_of_entries_is_read(tmp_path: Path, disk: bytearray) -> None:
     image = write(tmp_path / "disk.img", disk)
-    run("sgdisk", "-S", "256", image)
-    run("sgdisk", "-n", "200:40000:40100", image)
+    run("sgdisk", "-S", "1024", image)
+    run("sgdisk", "-n", "900:40000:40100", image)
     assert slices(scan_file(image)) == sfdisk_rows(image)
-    assert scan_file(image).slices[-1].number == 200
+    assert scan_file(image).slices[-1].number == 900
 
 
 def test_entries_of_twice_the_size_are_read(disk: bytearray) -> None:

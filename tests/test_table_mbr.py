@@ -75,7 +75,7 @@ def test_type_is_two_hexadecimal_digits_and_has_sfdisks_name(image: Path) -> Non
 
 
 def test_chs_tuples_are_the_stored_bytes(image: Path) -> None:
-    # 255 heads and 63 sectors: LBA 2048 is 0/32/33, LBA 18431 is 1/37/36 (checked with fdisk -x).
+    # With 255 heads and 63 sectors LBA 2048 is 0/32/33: 2048 = 32 * 63 + 33 - 1.
     run("sfdisk", image, stdin=LOGICALS)
     one = partition(scan_file(image), 1)
     raw = image.read_bytes()[447 : 447 + 7]
@@ -198,6 +198,11 @@ ODD_TABLES = {
         2048: record(
             entry(0x83, 10, 100), bytes(16), entry(0x83, 1990, 100), entry(0x83, 1 << 31, 5)
         ),
+    },
+    "a third entry that leaves what its link spans": {
+        0: record(entry(5, 2048, 2000)),
+        2048: record(entry(0x83, 10, 100), entry(5, 500, 300)),
+        2548: record(entry(0x83, 10, 100), bytes(16), entry(0x83, 250, 60), entry(0x83, 200, 40)),
     },
     "two extended partitions": {
         0: record(entry(5, 2048, 2000), entry(0xF, 5000, 2000), entry(0x83, 8000, 100)),

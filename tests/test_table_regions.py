@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_images import MIB, blank, disk_of, entry, record, run, scan_bytes, scan_file
+from table_images import (
+    MIB,
+    blank,
+    disk_of,
+    entry,
+    fix_entries_crc,
+    record,
+    run,
+    scan_bytes,
+    scan_file,
+)
 
 from vdisk.tables import Region, Scan
 
@@ -42,7 +54,7 @@ def test_regions_are_in_order_and_apart(name: str) -> None:
     regions = scan_bytes(DISKS[name]).regions
     assert regions[0][0] == 0
     assert all(start < end for start, end in regions)
-    assert all(one[1] < other[0] for one, other in zip(regions, regions[1:], strict=False))
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(regions))
 
 
 @settings(deadline=None, max_examples=300)
@@ -53,6 +65,18 @@ def test_a_byte_outside_the_regions_changes_nothing(name: str, offset: int, bits
     disk[offset] ^= bits
     if not inside(offset, before.regions):
         assert scan_bytes(disk) == before
+
+
+def test_region_inside_another_does_not_shorten_it() -> None:
+    # A header that says that its backup is in the middle of its own entries.
+    disk = gpt_disk()
+    struct.pack_into("<8sIIIIQQQQ16sQII", disk, 512, b"EFI PART", 0x10000, 92, 0, 0, 1, 5, 34, 2000,
+                     b"g" * 16, 2, 128, 128)
+    fix_entries_crc(disk, 1)
+    scan = scan_bytes(disk)
+    assert scan.table is not None
+    assert scan.table.disk_id
+    assert scan.regions == ((0, 1024 + 128 * 128),)
 
 
 # What a person does to a disk, one command after the other.  "-" is a script for standard input.
@@ -84,7 +108,8 @@ STEPS = {
     ],
     "parted": [
         "parted -s {} mklabel msdos mkpart primary 1MiB 4MiB",
-        "parted -s {} mkpart extended 5MiB 30MiB mkpart logical 6MiB 8MiB mkpart logical 9MiB 10MiB",
+        "parted -s {} mkpart extended 5MiB 30MiB mkpart logical 6MiB 8MiB",
+        "parted -s {} mkpart logical 9MiB 10MiB",
         "parted -s {} rm 5",
         "parted -s {} mklabel gpt mkpart a 1MiB 4MiB",
         "parted -s {} resizepart 1 6MiB",

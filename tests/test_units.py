@@ -1,4 +1,4 @@
-"""Sizes: what parse_size takes is what fallocate (util-linux) takes, and what format_size says is true."""
+"""Sizes: parse_size takes what fallocate (util-linux) takes, and format_size says what is true."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_largest_size_is_taken_and_nothing_is_zero() -> None:
 
 
 def test_a_hostile_number_of_digits_is_refused_without_working_it_out() -> None:
-    for text in ("9" * 100_000, "0." + "1" * 100_000 + "K", "0x" + "f" * 100_000):
+    for text in ("9" * 100_000, "0." + "1" * 100_000 + "K", "0x" + "f" * 100_000, "x" * 100_000):
         with pytest.raises(InvalidArgument) as refused:
             parse_size(text)
         assert len(str(refused.value)) < 500
@@ -157,9 +157,10 @@ def test_a_plain_number_is_itself(size: int) -> None:
 @given(st.text(max_size=12))
 def test_any_text_is_a_size_or_refused(text: str) -> None:
     try:
-        assert 0 <= parse_size(text) <= SIZE_BYTES_MAX
-    except InvalidArgument as error:
-        assert error.message
+        size = parse_size(text)
+    except InvalidArgument:
+        return
+    assert 0 <= size <= SIZE_BYTES_MAX
 
 
 @pytest.mark.parametrize(

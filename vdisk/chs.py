@@ -197,8 +197,8 @@ def check_fits(geometry: Geometry, size_bytes: int) -> None:
         else f"not one cylinder of {geometry.cylinder_bytes} bytes fits this disk"
     )
     raise InvalidArgument(
-        f"geometry {geometry} needs {geometry.size_bytes} bytes ({format_size(geometry.size_bytes)}), "
-        f"and the disk has {size_bytes}",
+        f"geometry {geometry} needs {geometry.size_bytes} bytes "
+        f"({format_size(geometry.size_bytes)}), and the disk has {size_bytes}",
         hint=f"{fits}; or make the disk {geometry.size_bytes} bytes",
     )
 

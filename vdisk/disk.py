@@ -80,6 +80,7 @@ class Disk(ABC):
         A server may then move the bytes of a request itself, with one host call.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the host files and their locks.  Closing twice is harmless."""
 
@@ -193,8 +194,6 @@ class ImageDisk(Disk):
 
     def _placed(self, offset: int, length: int) -> Iterator[tuple[HostFile | None, int, slice]]:
         """Each piece of the request: its host file (None: zeros), host offset and buffer slice."""
-        if not length:
-            return
         for extent, part in pieces(self.image.map(offset, length), offset, length):
             yield extent.host, extent.host_offset or 0, part
 
@@ -210,9 +209,8 @@ class ImageDisk(Disk):
 
     def map(self, offset: int, length: int) -> Iterator[Extent]:
         self.check_range(offset, length)
-        if length:
-            whole = pieces(self.image.map(offset, length), offset, length)
-            yield from merged(fine for extent, _ in whole for fine in _with_holes(extent))
+        whole = pieces(self.image.map(offset, length), offset, length)
+        return merged(fine for extent, _ in whole for fine in _with_holes(extent))
 
     def window(self) -> tuple[HostFile, int] | None:
         return self.image.window()

@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from vdisk.chs import Geometry, cover
 from vdisk.packed_chs import UnpackedCHS, is_overflow, unpack_chs
+from vdisk.tables.entry import MbrEntry, has_signature, unpack_entries
+from vdisk.tables.partition_types import PROTECTIVE_TYPE
+from vdisk.tables.source import MBR_BYTES
 
-FIRST_SECTOR_BYTES = 512
-MBR_ENTRIES_OFFSET = 0x1BE
-MBR_ENTRY_BYTES = 16
-_GPT_PROTECTIVE = 0xEE
 _MBR_HEADS_MAX = 256
 _MBR_SECTORS_MAX = 63
 # A VHD's geometry reaches 255 sectors per track, and mformat writes into a BPB what it is told.
@@ -32,32 +31,11 @@ class Finding(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class MbrEntry:
-    """One of an MBR's four entries as it stands: `start_lba` and `sectors` count disk sectors."""
-
-    flag: int
-    start_chs: UnpackedCHS
-    type: int
-    end_chs: UnpackedCHS
-    start_lba: int
-    sectors: int
-
-
 def mbr_entries(first_sector: bytes) -> tuple[MbrEntry, ...]:
     """The four entries of the MBR in `first_sector`, empty ones included; () if it has no 55 AA."""
-    if len(first_sector) < FIRST_SECTOR_BYTES or first_sector[510:512] != b"\x55\xaa":
+    if len(first_sector) < MBR_BYTES or not has_signature(first_sector):
         return ()
-    return tuple(
-        mbr_entry(first_sector[offset : offset + MBR_ENTRY_BYTES])
-        for offset in range(MBR_ENTRIES_OFFSET, 510, MBR_ENTRY_BYTES)
-    )
-
-
-def mbr_entry(raw: bytes) -> MbrEntry:
-    """The entry in these 16 bytes."""
-    flag, start, kind, end, start_lba, sectors = struct.unpack("<B3sB3sII", raw)
-    return MbrEntry(flag, unpack_chs(start), kind, unpack_chs(end), start_lba, sectors)
+    return unpack_entries(first_sector)
 
 
 class _Point(NamedTuple):
@@ -83,7 +61,7 @@ def from_mbr(first_sector: bytes | None, size_bytes: int, sector_size: int) -> F
     entries = mbr_entries(first_sector or b"")
     if not entries:
         return Finding(None, "no MBR: no 55 AA at the end of the first 512 bytes")
-    if any(entry.flag not in (0x00, 0x80) for entry in entries):
+    if any(entry.boot_flag not in (0x00, 0x80) for entry in entries):
         return Finding(None, "no MBR: a boot flag is neither 00 nor 80")
     points = _points(entries)
     if not points:
@@ -100,11 +78,9 @@ def from_mbr(first_sector: bytes | None, size_bytes: int, sector_size: int) -> F
 
 
 def _points(entries: tuple[MbrEntry, ...]) -> list[_Point]:
-    used = [
-        e for e in entries if e.type not in (0, _GPT_PROTECTIVE) and e.sectors and e.start_lba > 0
-    ]
-    pairs = [_Point(e.start_chs, e.start_lba) for e in used]
-    pairs += [_Point(e.end_chs, e.start_lba + e.sectors - 1) for e in used]
+    used = [e for e in entries if e.type not in (0, PROTECTIVE_TYPE) and e.sectors and e.start > 0]
+    pairs = [_Point(unpack_chs(e.start_chs), e.start) for e in used]
+    pairs += [_Point(unpack_chs(e.end_chs), e.start + e.sectors - 1) for e in used]
     return [point for point in pairs if point.chs != (0, 0, 0)]
 
 

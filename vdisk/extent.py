@@ -91,11 +91,15 @@ def pieces(extents: Iterable[Extent], offset: int, length: int) -> Iterator[tupl
     """
     end = offset + length
     at = offset
-    for extent in extents:
-        assert extent.guest_offset <= at < extent.guest_end, "map is not contiguous"
+    runs = iter(extents)
+    while at < end:
+        extent = next(runs, None)
+        if extent is None:
+            raise AssertionError("map ends before the range does")
+        # Only the first run may begin before the request; any later one would be an overlap.
+        begins_well = extent.guest_offset == at or (at == offset and extent.guest_offset < at)
+        if not begins_well or extent.guest_end <= at:
+            raise AssertionError("map is not contiguous")
         piece = extent.cut(at, end)
         yield piece, slice(at - offset, piece.guest_end - offset)
         at = piece.guest_end
-        if at == end:
-            return
-    assert at == end, "map ends before the range does"

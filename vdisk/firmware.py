@@ -9,7 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from vdisk.evidence import MbrEntry, mbr_entries
+from vdisk.evidence import mbr_entries
+from vdisk.packed_chs import unpack_chs
+from vdisk.tables.entry import MbrEntry
 from vdisk.translation import (
     ATA_CYLINDERS_MAX,
     ATA_HEADS,
@@ -65,7 +67,7 @@ def qemu_guess(sectors: int, first_sector: bytes | None = None) -> QemuGuess:
 
 
 def _ata(sectors: int, cylinders_min: int) -> Counts:
-    """16 heads, 63 sectors, and from `cylinders_min` to 16383 cylinders: IDENTIFY's usual answer."""
+    """What IDENTIFY usually answers: 16/63, and from `cylinders_min` to 16383 cylinders."""
     counts = fixed_heads(sectors, ATA_HEADS, BIOS_SECTORS_PER_TRACK_MAX)
     return counts._replace(cylinders=min(max(counts.cylinders, cylinders_min), ATA_CYLINDERS_MAX))
 
@@ -100,13 +102,14 @@ def _first_entry_geometry(
 
 
 def _entry_end(entry: MbrEntry, sectors: int) -> Counts | None:
-    if entry.sectors == 0 or entry.end_chs.head == 0 or entry.end_chs.sector == 0:
+    end = unpack_chs(entry.end_chs)
+    if entry.sectors == 0 or end.head == 0 or end.sector == 0:
         return None
-    return fixed_heads(sectors, entry.end_chs.head + 1, entry.end_chs.sector)
+    return fixed_heads(sectors, end.head + 1, end.sector)
 
 
 def cmos_translation(translation: Translation) -> int:
-    """The two bits in CMOS byte 0x39 by which QEMU tells the BIOS.  ValueError for host-supplied."""
+    """The two bits of CMOS byte 0x39 that tell the BIOS.  ValueError for host-supplied."""
     return (Translation.NONE, Translation.LBA, Translation.LARGE, Translation.RECHS).index(
         translation
     )
@@ -125,7 +128,7 @@ def cmos_drive_bytes(physical: Counts) -> bytes:
 
 
 def bios_geometry_line(device_path: str, logical: Counts) -> str:
-    """The line of QEMU's fw_cfg file `bios-geometry` that makes a logical geometry host-supplied."""
+    """The line of QEMU's fw_cfg file `bios-geometry` that makes `logical` host-supplied."""
     return f"{device_path} {' '.join(map(str, logical))}"
 
 

@@ -74,7 +74,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The geometry that won, whose it is, and the opinion of every source in order of precedence."""
+    """The geometry that won, whose it is, and what every source says, in order of precedence."""
 
     geometry: Geometry
     source: Source

@@ -12,22 +12,36 @@ import ctypes
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Self
 
-from vdisk.errors import Busy, Exists, HostError, InvalidArgument, InvalidFormat, NotFound, Unsupported
-from vdisk.locks import lock_image
+from vdisk.errors import (
+    Busy,
+    Exists,
+    HostError,
+    InvalidArgument,
+    InvalidFormat,
+    NotFound,
+    Unsupported,
+)
+from vdisk.locks import lock_holder, lock_image
+from vdisk.pagecache import PageCache
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 _TMPFS_MAGIC = 0x01021994
 _RAMFS_MAGIC = 0x858458F6
+_EXT_MAGIC = 0xEF53
+_SLOW_WRITE_SECONDS = 0.005
+_PATIENCE_SECONDS = 1.0
 
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
 _ZEROS = bytes(1 << 20)
+_DEVICE_BLOCK = 4096  # No logical block of a device in use is larger.
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -40,6 +54,8 @@ class Promptness(Enum):
     """The file lives in memory (tmpfs): an ordinary call never waits."""
     NOWAIT = "nowait"
     """`RWF_NOWAIT` works: the kernel says EAGAIN instead of waiting."""
+    CACHED = "cached"
+    """A write to pages in memory does not wait (ext4, which has no RWF_NOWAIT for writes)."""
     BLOCKING = "blocking"
     """Any call may wait; use a worker thread."""
 
@@ -58,6 +74,8 @@ class HostFile:
         self.is_block = stat.S_ISBLK(status.st_mode)
         self.identity = (status.st_dev, status.st_ino)
         self._refused_modes: set[int] = set()
+        self._cache = PageCache()
+        self._patient_until = 0.0
         in_memory = not self.is_block and _file_system_type(fd) in (_TMPFS_MAGIC, _RAMFS_MAGIC)
         first_guess = Promptness.MEMORY if in_memory else Promptness.NOWAIT
         self.read_promptness = first_guess
@@ -75,6 +93,7 @@ class HostFile:
         where = Path(path)
         fd = _open(where, writable=writable)
         try:
+            _check_kind(os.fstat(fd).st_mode, where)  # It may have been replaced meanwhile.
             host = cls(fd, where, writable=writable)
             if lock:
                 lock_image(fd, where, exclusive=writable)
@@ -172,6 +191,8 @@ class HostFile:
         mode = self.write_promptness
         if mode is Promptness.BLOCKING:
             return False
+        if mode is Promptness.CACHED:
+            return self._cache.holds(self.fd, offset, len(data)) and self._timed(data, offset)
         try:
             flags = os.RWF_NOWAIT if mode is Promptness.NOWAIT else 0
             return os.pwritev(self.fd, [data], offset, flags) == len(data)
@@ -179,8 +200,27 @@ class HostFile:
             return False
         except OSError as error:
             if mode is Promptness.NOWAIT and error.errno in _UNSUPPORTED:
-                self.write_promptness = Promptness.BLOCKING
+                cached = _file_system_type(self.fd) == _EXT_MAGIC and self._cache.works(self.fd)
+                self.write_promptness = Promptness.CACHED if cached else Promptness.BLOCKING
             return False
+
+    def _timed(self, data: memoryview | bytes, offset: int) -> bool:
+        """A plain write that should not wait; one that did keeps the next ones off this path.
+
+        Memory full of dirty pages, or a journal that waits for its device, holds up even a write
+        to a cached page.  That is found out once and then left to the worker threads for a while.
+        """
+        start = time.monotonic()
+        if start < self._patient_until:
+            return False
+        try:
+            done = os.pwrite(self.fd, data, offset) == len(data)
+        except OSError:
+            return False
+        end = time.monotonic()
+        if end - start > _SLOW_WRITE_SECONDS:
+            self._patient_until = end + _PATIENCE_SECONDS
+        return done
 
     def zero(self, offset: int, length: int) -> None:
         """Make `length` bytes from `offset` read as zeros; the space stays allocated."""
@@ -194,8 +234,19 @@ class HostFile:
 
     def punch(self, offset: int, length: int) -> None:
         """Make the bytes read as zeros and give their space back where the host can."""
-        if not self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, length):
+        first, last = self._punchable(offset, offset + length)
+        if first >= last or not self._fallocate(FALLOC_FL_PUNCH_HOLE, first, last - first):
             self.zero(offset, length)
+            return
+        for start, end in ((offset, first), (last, offset + length)):
+            if start < end:
+                self.zero(start, end - start)
+
+    def _punchable(self, offset: int, end: int) -> tuple[int, int]:
+        """The part of [offset, end) that can be given back: of a device, whole blocks only."""
+        if not self.is_block:
+            return offset, end
+        return -(-offset // _DEVICE_BLOCK) * _DEVICE_BLOCK, end // _DEVICE_BLOCK * _DEVICE_BLOCK
 
     def _fallocate(self, mode: int, offset: int, length: int) -> bool:
         """Whether fallocate(2) did it.  False: not possible here, for this file or this range."""
@@ -263,19 +314,19 @@ def _open(path: Path, *, writable: bool) -> int:
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         mode = os.stat(path).st_mode
+        _check_kind(mode, path)  # Before the open, which a tape or a terminal would notice.
         if stat.S_ISBLK(mode):
             flags |= os.O_EXCL if writable else 0
-        elif stat.S_ISDIR(mode):
-            raise InvalidFormat("is a folder, not an image", path=path)
-        elif not stat.S_ISREG(mode):
-            raise InvalidFormat("is neither a regular file nor a block device", path=path)
         return os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound("no such file", path=path) from error
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise Busy("the device is in use (mounted, or held by another program)",
-                       path=path) from error
+            by = lock_holder(path)
+            raise Busy(
+                f"in use by {by}" if by else "the device is in use",
+                path=path, hint="unmount or close it first, or open read-only: -r",
+            ) from error
         hint = None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and writable:
             hint = "read-only may work: -r" if os.access(path, os.R_OK) else None
@@ -283,6 +334,14 @@ def _open(path: Path, *, writable: bool) -> int:
                            hint=hint) from error
     except ValueError as error:  # A NUL byte in the name.
         raise InvalidArgument(f"not a file name: {error}", path=repr(str(path))) from error
+
+
+def _check_kind(mode: int, path: Path) -> None:
+    """Raise InvalidFormat for a file that cannot hold an image; `mode` is its st_mode."""
+    if stat.S_ISDIR(mode):
+        raise InvalidFormat("is a folder, not an image", path=path)
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise InvalidFormat("is neither a regular file nor a block device", path=path)
 
 
 def _file_system_type(fd: int) -> int:

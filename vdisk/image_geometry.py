@@ -20,7 +20,7 @@ VHD_LARGEST = Counts(65535, 16, 255)
 
 
 class VhdFooter(NamedTuple):
-    """What a VHD's footer says of its size: `creator` is the four bytes of the creator application."""
+    """What a VHD's footer says of its size; `creator` is the creator application, four bytes."""
 
     counts: Counts
     current_size: int
@@ -71,7 +71,7 @@ def qemu_vhd_footer(size_bytes: int, *, force_size: bool = False) -> VhdFooter:
 
 
 def _vhd_covering(sectors: int) -> Counts:
-    """The first geometry of the specification's rule that is not smaller than `sectors`, or the largest.
+    """The first geometry of the specification's rule that holds `sectors`, or the largest.
 
     A cylinder has at most 4080 sectors, and the search ends within a few of them.
     """

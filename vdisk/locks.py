@@ -59,14 +59,14 @@ def lock_image(fd: int, path: Path, *, exclusive: bool) -> None:
     except OSError as error:
         _release(fd)
         if error.errno in (errno.EAGAIN, errno.EACCES):  # Somebody write-locks these very bytes.
-            raise _busy(path, exclusive=exclusive) from error
+            raise _busy(path, exclusive=exclusive, byte=None) from error
         if error.errno in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             _log.warning("%s: this file system has no locks; nothing keeps others out", path)
             return
         raise HostError.of(error, "lock", path) from error
     if conflict is not None:
         _release(fd)
-        raise _busy(path, exclusive=exclusive)
+        raise _busy(path, exclusive=exclusive, byte=conflict)
 
 
 def _conflicts(fd: int, uses: tuple[int, ...], unshares: tuple[int, ...]) -> Iterator[int]:
@@ -90,35 +90,59 @@ def _held_by_another(fd: int, byte: int) -> bool:
     return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
 
-def _busy(path: Path, *, exclusive: bool) -> Busy:
-    holder = _holder(path)
+def _busy(path: Path, *, exclusive: bool, byte: int | None) -> Busy:
+    holder = lock_holder(path, byte)
     by = f"by {holder}" if holder else "by another process"
     if exclusive:
         return Busy(f"in use {by}", path=path, hint="close it there first, or open read-only: -r")
     return Busy(f"open for writing {by}", path=path, hint="close it there first")
 
 
-def _holder(path: Path) -> str | None:
-    """"name (pid N)" of a process with a lock on `path`; None where /proc does not show one.
+def lock_holder(path: Path, byte: int | None = None) -> str | None:
+    """"name (pid N)" of a process with an image lock on `path`, None where /proc shows none.
 
-    The lock itself names no process (F_OFD_GETLK answers pid -1), so this looks through the
-    descriptors this user may see, and their locks, in /proc/PID/fdinfo.
+    With `byte`, only a lock on that byte of the file counts.  The lock itself names no process
+    (F_OFD_GETLK answers pid -1), so this looks through the locks of the descriptors that this user
+    may see, in /proc/PID/fdinfo.  No descriptor is followed to its file: that file may lie on a
+    mount that waits for us.
     """
     try:
-        target = os.stat(path)
+        file = os.stat(path)
     except OSError:
         return None
+    inode = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    real = os.path.realpath(path)
     for process in Path("/proc").glob("[0-9]*"):
-        if process.name == str(os.getpid()):
-            continue
         with suppress(OSError):
-            for link in (process / "fd").iterdir():
+            for info in (process / "fdinfo").iterdir():
                 with suppress(OSError):
-                    if os.path.samestat(link.stat(), target) and _has_lock(process, link.name):
-                        name = (process / "comm").read_text().strip()
-                        return f"{name} (pid {process.name})"
+                    found = _locked_inode(info, byte)
+                    # Btrfs and overlayfs give stat another device number than they lock by.
+                    if found is None:
+                        continue
+                    if found == inode or os.readlink(process / "fd" / info.name) == real:
+                        return _named(process)
     return None
 
 
-def _has_lock(process: Path, fd: str) -> bool:
-    return "lock:" in (process / "fdinfo" / fd).read_text()
+def _locked_inode(info: Path, byte: int | None) -> str | None:
+    """The "major:minor:inode" of the file on which an fdinfo file shows an image lock, else None.
+
+    Such a line is "lock: 1: OFDLCK ADVISORY READ -1 fe:00:1234 100 103": the last words are the
+    file, its device in hexadecimal, and the first and last byte locked (proc(5), /proc/locks).
+    """
+    for line in info.read_text(errors="replace").splitlines():
+        words = line.split()
+        if len(words) != 9 or words[0] != "lock:" or words[2] != "OFDLCK":
+            continue
+        first, last = words[7:]
+        if byte is None or (int(first) <= byte and (last == "EOF" or byte <= int(last))):
+            return words[6]
+    return None
+
+
+def _named(process: Path) -> str:
+    if process.name == str(os.getpid()):
+        return f"this process (pid {process.name})"
+    name = (process / "comm").read_text(errors="replace").strip()
+    return f"{name} (pid {process.name})"

@@ -6,19 +6,22 @@ An address is a host file's path, and below it what lies inside: `disk.img`, `di
 from __future__ import annotations
 
 import os
+import re
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdisk.disk import Disk, ImageDisk, Slice
-from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, NotFound
+from vdisk.errors import Corrupt, DiskError, HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.registry import open_format
 from vdisk.geometry import Choice, Geometry, choose, derive
 from vdisk.host import HostFile
-from vdisk.record import stored_geometry
+from vdisk.record import store_format, store_geometry, stored_geometry
 from vdisk.tables import Scan, guess_sector_size, read_table
 
 SECTOR_SIZE_DEFAULT = 512
+_PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
 _FIRST_BYTES = 512  # The MBR or boot sector, whatever the sector size.
 
 
@@ -52,18 +55,24 @@ class Address:
 def parse_address(text: str) -> Address:
     """Split `text` at the host file in it: the longest leading path that exists and is no folder.
 
-    Raises NotFound where no part of the path is there, InvalidFormat for a folder.
+    Raises NotFound where no part of the path is there, InvalidFormat for a folder, HostError
+    where the system does not let us look.
     """
     if not text or "\0" in text:
         raise InvalidArgument("not an address", path=repr(text))
     path = Path(text)
     for candidate, inside in _splits(path):
-        if candidate.is_dir():
-            break
-        if os.path.lexists(candidate) and not _is_under_a_file(candidate):
+        try:
+            mode = os.lstat(candidate).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise HostError.of(error, "open", candidate) from error
+        if not (stat.S_ISDIR(mode) or os.path.isdir(candidate)):
             return Address(candidate, inside)
-    if path.is_dir():
-        raise InvalidFormat("is a folder, not an image", path=text, hint="name an image in it")
+        if not inside:
+            raise InvalidFormat("is a folder, not an image", path=text, hint="name an image in it")
+        break
     raise NotFound("no such file", path=text)
 
 
@@ -98,11 +107,14 @@ def open_image(
 ) -> ImageDisk:
     """Open the image at `path` as a whole disk, its geometry chosen.
 
-    An empty file is InvalidFormat unless `allow_empty`.
+    An empty file is InvalidFormat unless `allow_empty`.  A format that is given for a writable
+    disk is recorded: from then on the guest's bytes have no say in it.
     """
     host = HostFile.open(path, writable=writable, lock=lock)
     try:
         image = open_format(host, options.format)
+        if options.format is not None and writable:
+            store_format(host, options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,
@@ -128,7 +140,11 @@ def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> Imag
             f"not {disk.sector_size}",
             path=host.path, hint="give --chs too",
         )
-    disk.choice = choose_geometry(disk, options, stored)
+    try:
+        disk.choice = choose_geometry(disk, options, stored)
+    except DiskError as error:
+        error.path = error.path or disk.address  # The rules of geometry know no file.
+        raise
     return disk
 
 
@@ -154,6 +170,35 @@ def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
     if options.profile is not None:
         return derive(options.profile, disk.size, disk.sector_size)
     return None
+
+
+def resize_disk(disk: ImageDisk, size: int) -> None:
+    """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
+    disk.resize(size)
+    refit(disk)
+
+
+def refit(disk: ImageDisk) -> None:
+    """Choose the geometry anew for the size the disk has now.
+
+    One that was given or recorded keeps its heads and sectors per track and gets the cylinders
+    that fit now; where it was recorded, that is recorded.
+    """
+    old = disk.choice
+    if disk.sectors == 0:
+        disk.choice = None
+        return
+    if old is None or old.source not in ("given", "stored"):
+        disk.choice = choose_geometry(disk)
+        return
+    heads, per_track = old.geometry.heads, old.geometry.sectors_per_track
+    cylinders = disk.sectors // (heads * per_track)
+    if cylinders == 0:
+        disk.choice = choose_geometry(disk)
+        return
+    fitted = Geometry(cylinders, heads, per_track, disk.sector_size)
+    store_geometry(disk.image.hosts()[0], fitted)
+    disk.choice = choose_geometry(disk, stored=fitted)
 
 
 def scan_table(disk: Disk) -> Scan:
@@ -203,12 +248,13 @@ def _partition_geometry(part: Slice, disk: Disk) -> Choice | None:
 
 def _inside(disk: ImageDisk, address: Address) -> Disk:
     name, *rest = address.inside
-    if rest or not name.startswith("p") or not name[1:].isdecimal():
+    number = _PARTITION.fullmatch(name)
+    if rest or number is None:
         raise NotFound(
             f"there is no {'/'.join(address.inside)!r} in it", path=address.path,
             hint="partitions are p1, p2, …",
         )
-    return partition_disk(disk, int(name[1:]))
+    return partition_disk(disk, int(number[1]))
 
 
 def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None) -> int:
@@ -232,7 +278,3 @@ def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
         if path.parent == path:
             return found
         path, inside = path.parent, (path.name, *inside)
-
-
-def _is_under_a_file(path: Path) -> bool:
-    return any(parent.is_file() for parent in path.parents)

@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from vdisk.chs import Geometry
 from vdisk.errors import OutOfRange
-from vdisk.evidence import MbrEntry, from_mbr, mbr_entries
-from vdisk.packed_chs import pack_lba
+from vdisk.evidence import from_mbr, mbr_entries
+from vdisk.packed_chs import UnpackedCHS, pack_lba, unpack_chs
+from vdisk.tables.entry import MbrEntry
 from vdisk.translation import Counts, fixed_heads
 from vdisk.units import SECTOR
 
@@ -74,7 +75,7 @@ def _scsicam(sectors: int, first_sector: bytes | None) -> Counts:
 
 
 def _scsicam_from_size(sectors: int) -> Counts:
-    """Cylinders, heads and sectors with 1024 and 62 as first guesses, each refined if it leaves a rest."""
+    """First guesses of 1024 cylinders and 62 sectors, refined where they leave a rest."""
     cylinders, sectors_per_track = 1024, 62
     heads, rest = divmod(sectors, cylinders * sectors_per_track)
     if rest:
@@ -91,20 +92,20 @@ def _scsicam_from_mbr(sectors: int, first_sector: bytes | None) -> Counts | None
     used = [entry for entry in mbr_entries(first_sector or b"") if entry.type]
     if not used:
         return None
-    entry = max(used, key=lambda entry: entry.start_chs.cylinder)
-    heads, sectors_per_track = entry.end_chs.head + 1, entry.end_chs.sector
-    if sectors_per_track == 0 or not _scsicam_agrees(entry, heads, sectors_per_track):
+    entry = max(used, key=lambda entry: unpack_chs(entry.start_chs).cylinder)
+    end = unpack_chs(entry.end_chs)
+    if end.sector == 0 or not _scsicam_agrees(entry, end):
         return None
-    return fixed_heads(sectors, heads, sectors_per_track)
+    return fixed_heads(sectors, end.head + 1, end.sector)
 
 
-def _scsicam_agrees(entry: MbrEntry, heads: int, sectors_per_track: int) -> bool:
-    cylinder_sectors = heads * sectors_per_track
-    logical_end = entry.start_lba + entry.sectors
-    if logical_end == (entry.end_chs.cylinder + 1) * cylinder_sectors:
+def _scsicam_agrees(entry: MbrEntry, end: UnpackedCHS) -> bool:
+    cylinder_sectors = (end.head + 1) * end.sector
+    logical_end = entry.start + entry.sectors
+    if logical_end == (end.cylinder + 1) * cylinder_sectors:
         return True
     # The end is that of a cylinder, as it names the last head and sector of its own geometry.
-    return entry.end_chs.cylinder == 1023 and logical_end % cylinder_sectors == 0 < logical_end
+    return end.cylinder == 1023 and logical_end % cylinder_sectors == 0 < logical_end
 
 
 def fdisk_geometry(sectors: int, first_sector: bytes | None = None) -> Counts:

@@ -84,7 +84,7 @@ def profile_size(name: str) -> int | None:
 
 
 def profile_sector_size(name: str) -> int | None:
-    """The bytes per sector that the profile fixes, or None.  Raises InvalidArgument for no profile."""
+    """The bytes per sector that the profile fixes, or None.  Raises as `profile_size` does."""
     fixed = profile(name).fixed
     return None if fixed is None else fixed.sector_size
 

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdisk.disk import ImageDisk
@@ -62,16 +62,16 @@ class Store(ABC):
             return name
         return next((key for key, path in shown.items() if path.name == name), None)
 
-    def create(self, name: str, mode: int) -> tuple[str, ImageDisk]:
-        """Create an empty raw disk, recorded as raw; its shown name, and the disk, open."""
+    def create(self, name: str, mode: int) -> tuple[Path, ImageDisk]:
+        """Create an empty raw disk, recorded as raw; its host file, and the disk, open."""
         raise NotPermitted("no disk can be created here", path=name, hint="mount a folder")
 
     def remove(self, name: str) -> None:
         """Remove the disk's host file."""
         raise NotPermitted("cannot be removed here", path=name, hint="mount its folder")
 
-    def rename(self, old: str, new: str) -> str:
-        """Rename a disk, in place of one of the new name if there is one; its new shown name."""
+    def rename(self, old: str, new: str) -> Path:
+        """Rename a disk, in place of one of the new name if there is one; its new host file."""
         raise NotPermitted("cannot be renamed here", path=old, hint="mount its folder")
 
     def space(self) -> Space:
@@ -97,6 +97,8 @@ class ImageList(Store):
         return self._paths
 
     def open(self, name: str) -> ImageDisk:
+        if name not in self._paths:
+            raise NotFound("no such disk", path=name)
         return open_image(self._paths[name], writable=self.writable, options=self._options)
 
     def version(self) -> object:
@@ -133,14 +135,20 @@ class FolderStore(Store):
         path = self._path(name)
         return open_image(path, writable=self.writable, options=self._options, allow_empty=True)
 
-    def create(self, name: str, mode: int) -> tuple[str, ImageDisk]:
+    def create(self, name: str, mode: int) -> tuple[Path, ImageDisk]:
         self._check(name)
         if self.resolve(name) is not None:
             raise Exists("already exists", path=name)
         host = HostFile.create(self.source / _host_name(name, NEW_EXTENSION), mode)
-        store_format(host, Raw.name)
-        disk = image_disk(host, Raw(host), self._options)
-        return self.resolve(name) or name, disk
+        try:
+            store_format(host, Raw.name)
+            # A geometry that was given cannot fit yet: the disk is empty and is to grow.
+            options = replace(self._options, chs=None, profile=None)
+            return host.path, image_disk(host, Raw(host), options)
+        except BaseException:
+            host.path.unlink(missing_ok=True)
+            host.close()
+            raise
 
     def remove(self, name: str) -> None:
         path = self._path(name)
@@ -150,13 +158,13 @@ class FolderStore(Store):
         except OSError as error:
             raise HostError.of(error, "remove", path) from error
 
-    def rename(self, old: str, new: str) -> str:
+    def rename(self, old: str, new: str) -> Path:
         path = self._path(old)
         self._check(new)
         there = self.resolve(new)
         target = (
             self._path(there) if there is not None
-            else self.source / _host_name(new, path.suffix or NEW_EXTENSION)
+            else self.source / _host_name(new, _image_extension(path.name) or NEW_EXTENSION)
         )
         if there is None and target.exists():
             raise Exists("the host folder has a file of that name", path=target)
@@ -164,7 +172,7 @@ class FolderStore(Store):
             path.replace(target)
         except OSError as error:
             raise HostError.of(error, f"rename to {target.name}", path) from error
-        return self.resolve(new) or new
+        return target
 
     def _path(self, name: str) -> Path:
         try:
@@ -189,15 +197,19 @@ class FolderStore(Store):
 def shown_names(paths: list[Path]) -> dict[str, Path]:
     """The name each image is shown by: without its image extension where that tells them apart.
 
-    A name that another image's partition could have ("a.p1" beside "a") keeps its extension too.
+    A name that another image has in full ("a.img" for "a.img.img"), or that another image's
+    partition could have ("a.p1" beside "a"), keeps its extension too.
     Raises InvalidArgument where two paths have the same full name.
     """
     stems = Counter(image_stem(path.name) for path in paths)
+    full = {path.name for path in paths}
     shown: dict[str, Path] = {}
     for path in paths:
         stem = image_stem(path.name)
         partition = _PARTITION_NAME.fullmatch(stem)
-        clash = stems[stem] > 1 or (partition is not None and partition[1] in stems)
+        clash = stems[stem] > 1 or (stem != path.name and stem in full)
+        if partition is not None:
+            clash = clash or partition[1] in stems or partition[1] in full
         name = path.name if clash else stem
         if name in shown:
             raise InvalidArgument(
@@ -209,8 +221,13 @@ def shown_names(paths: list[Path]) -> dict[str, Path]:
 
 def image_stem(name: str) -> str:
     """`name` without its image extension, if it has one and something before it."""
-    stem, extension = os.path.splitext(name)
-    return stem if stem and extension.lower() in IMAGE_EXTENSIONS else name
+    return name.removesuffix(_image_extension(name)) or name
+
+
+def _image_extension(name: str) -> str:
+    """The image extension that `name` ends with, as it is written there; "" if none."""
+    extension = os.path.splitext(name)[1]
+    return extension if extension.lower() in IMAGE_EXTENSIONS else ""
 
 
 def _host_name(name: str, extension: str) -> str:
@@ -223,12 +240,16 @@ def _looks_like_image(entry: os.DirEntry[str]) -> bool:
     try:
         if not entry.is_file():
             return False
-        extension = os.path.splitext(entry.name)[1].lower()
-        if extension in IMAGE_EXTENSIONS:
-            return True
-        if FORMAT_ATTRIBUTE in os.listxattr(entry.path):
+        if _image_extension(entry.name) or _has_format_record(entry.path):
             return True
         size = entry.stat().st_size
-        return not extension and size > 0 and size % 512 == 0
+        return not os.path.splitext(entry.name)[1] and size > 0 and size % 512 == 0
     except OSError:
+        return False
+
+
+def _has_format_record(path: str) -> bool:
+    try:
+        return FORMAT_ATTRIBUTE in os.listxattr(path)
+    except OSError:  # This file system has no attributes, or this file is not ours to look into.
         return False

@@ -43,7 +43,7 @@ def fixed_heads(sectors: int, heads: int, sectors_per_track: int) -> Counts:
 
 
 def lba_assisted(sectors: int) -> Counts:
-    """LBA-assisted INT 13h translation: 63 sectors, 16 to 255 heads by size, at most 1024 cylinders.
+    """LBA-assisted INT 13h translation: 63 sectors, 16 to 255 heads, at most 1024 cylinders.
 
     As SeaBIOS does it (`block.c`).  The step to more heads is decided after rounding down, so that
     just above 504 MiB there are still 16 heads, and what is past cylinder 1024 only LBA reaches.

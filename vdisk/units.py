@@ -24,8 +24,8 @@ SIZE_BYTES_MAX = (1 << 63) - 1
 
 _LETTERS = "KMGTPEZY"
 _ACCEPTED = (
-    "a size is a number of bytes, or a number and a unit: K, M, G, T, P, E (or KiB, MiB …) are powers "
-    "of 1024, KB, MB … powers of 1000; for instance 512, 64K, 1.5G, 20MB"
+    "a size is a number of bytes, or a number and a unit: K, M, G, T, P, E (or KiB, MiB …) are "
+    "powers of 1024, KB, MB … powers of 1000; for instance 512, 64K, 1.5G, 20MB"
 )
 # Twenty digits hold every 64-bit number; a longer text is refused before it is made a number.
 _DIGITS_MAX = 20
@@ -48,15 +48,16 @@ def parse_size(text: str) -> int:
 
     Raises InvalidArgument, naming the text, for anything else: a sign, junk, more than 2**63-1.
     """
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}…")
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise InvalidArgument(f"{text!r} is not a size", hint=_ACCEPTED)
+        raise InvalidArgument(f"{shown} is not a size", hint=_ACCEPTED)
     if any(group is not None and len(group) > _DIGITS_MAX for group in match.groups()):
-        raise InvalidArgument(f"{text[:40]!r} has too many digits for a size", hint=_ACCEPTED)
+        raise InvalidArgument(f"{shown} has too many digits for a size", hint=_ACCEPTED)
     size_bytes = _scaled(match)
     if size_bytes > SIZE_BYTES_MAX:
         raise InvalidArgument(
-            f"{text!r} is too large: a size is at most {SIZE_BYTES_MAX} bytes (8 EiB less one)"
+            f"{shown} is too large: a size is at most {SIZE_BYTES_MAX} bytes (8 EiB less one)"
         )
     return size_bytes
 

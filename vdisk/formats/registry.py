@@ -15,7 +15,7 @@ from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.host import HostFile
-from vdisk.record import stored_format
+from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
 FORMATS: dict[str, Callable[[HostFile], ImageFormat]] = {Raw.name: Raw}
 """Each format's name, and what opens it."""
@@ -58,10 +58,11 @@ _SIGNATURES = (
 def open_format(host: HostFile, given: str | None = None) -> ImageFormat:
     """The image in `host`, opened by the `given` format, the recorded one, or its signature.
 
-    Raises InvalidArgument for a format nobody knows, Unsupported for one this version does not
-    open.  A format that was recorded wins over bytes in the file.
+    Raises InvalidArgument where the given format, Unsupported where the recorded or recognised one
+    is none that this version opens.  A format that was recorded wins over bytes in the file.
     """
-    name = given or stored_format(host)
+    recorded = None if given else stored_format(host)
+    name = given or recorded
     if name is None:
         foreign = signature(host)
         if foreign is None:
@@ -73,6 +74,13 @@ def open_format(host: HostFile, given: str | None = None) -> ImageFormat:
         )
     if name not in FORMATS:
         known = ", ".join(sorted(FORMATS))
+        if recorded is not None:
+            raise Unsupported(
+                f"the recorded format {recorded!r} is not one this version opens",
+                path=host.path,
+                hint=f"give --format (one of: {known}), "
+                f"or remove the record: setfattr -x {FORMAT_ATTRIBUTE} FILE",
+            )
         raise InvalidArgument(
             f"format {name!r} is not one this version opens", path=host.path, hint=f"known: {known}"
         )

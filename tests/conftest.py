@@ -1,0 +1,49 @@
+"""Fixtures: a folder of one's own, a person, and mounts that are always taken down."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from harness import Mounted, Person, mount, ordinary_user
+
+settings.register_profile(
+    "vdisk", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("vdisk")
+
+PEOPLE = ["root", "user"] if os.geteuid() == 0 else ["user"]
+
+
+@pytest.fixture(params=PEOPLE)
+def person(request: pytest.FixtureRequest) -> Person:
+    """Root, then an ordinary user."""
+    return Person() if request.param == "root" else ordinary_user()
+
+
+@pytest.fixture
+def place(person: Person) -> Iterator[Path]:
+    """An empty folder that belongs to `person`."""
+    folder = person.folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def mounts(person: Person, place: Path) -> Iterator[Callable[..., Mounted]]:
+    """`mounts(image, …, options=…)` mounts as `person` on a new folder in `place`."""
+    made: list[Mounted] = []
+
+    def make(*sources: Path, options: tuple[str, ...] = ()) -> Mounted:
+        mounted = mount(person, sources, place / f"mnt{len(made)}", *options)
+        made.append(mounted)
+        return mounted
+
+    yield make
+    for mounted in made:
+        mounted.end()
