@@ -59,6 +59,17 @@ def record(mount: Mount) -> Path | None:
     return path
 
 
+def failure_file(pid: int, uid: int | None = None) -> Path:
+    """Where a daemon that could not write everything leaves its one line for `vdisk umount`."""
+    return run_folder(uid) / f"{pid}.failed"
+
+
+def leave_failure(text: str) -> None:
+    """Say why this process ends badly, to whoever unmounts it."""
+    with suppress(OSError):
+        failure_file(os.getpid()).write_text(text + "\n")
+
+
 def mounts() -> list[Mount]:
     """Every vdisk mount this user can see, in the order they were mounted."""
     records = {found.mountpoint: found for found in _records()}

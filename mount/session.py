@@ -251,11 +251,16 @@ async def _serve(request: Request, filesystem: object, ready: Callable[[], None]
                 _write_pid_file(request.pid_file)
             ready()
     finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(filesystem.flush_all)
-        for path in (record, request.pid_file):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(filesystem.flush_all)
+        except DiskError as error:
+            live.leave_failure(str(error))
+            raise
+        finally:
+            for path in (record, request.pid_file):
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
 
 def _live_mount(request: Request, filesystem: object) -> live.Mount:

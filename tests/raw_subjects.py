@@ -17,6 +17,8 @@ SECTOR_SIZES = (128, 256, 512, 1024, 2048, 4096)
 LAYERS = ("whole", "slice", "nested", "partition")
 
 _HEADS, _PER_TRACK = 2, 3
+_START_LBA = 8
+_AFTER = some_bytes(25000, 9)  # One cylinder fits at every sector size.
 
 
 def raw_subject(folder: Path, layer: str, sector_size: int, sectors: int, tail: int) -> Subject:
@@ -25,16 +27,16 @@ def raw_subject(folder: Path, layer: str, sector_size: int, sectors: int, tail: 
     content = some_bytes(size)
     if layer == "whole":
         return _whole(folder, content, sector_size)
-    before, after = _around(layer, sector_size)
+    lead = _lead(layer, sector_size, sectors)
     image = folder / "disk.img"
-    image.write_bytes(before + content + after)
-    opened = _opener(image, layer, sector_size, len(before), size)
+    image.write_bytes(lead + content + _AFTER)
+    opened = _opener(image, layer, sector_size, len(lead), size)
 
     def sound() -> None:
         """Not one byte before or after the part was changed."""
         found = image.read_bytes()
-        assert found[: len(before)] == before
-        assert found[len(before) + size :] == after
+        assert found[: len(lead)] == lead
+        assert found[len(lead) + size :] == _AFTER
 
     return Subject(opened(True), content, opened, boundary=sector_size, sound=sound)
 
@@ -55,32 +57,35 @@ def _whole(folder: Path, content: bytes, sector_size: int) -> Subject:
     return Subject(disk, content, opened, boundary=sector_size, resize=resize_disk)
 
 
-def _around(layer: str, sector_size: int) -> tuple[bytes, bytes]:
-    """The bytes before and after the part: an MBR, then others that must stay."""
-    lead = 8 * sector_size if layer == "partition" else 777
-    table = record(entry(0x83, 8, 0)) if layer == "partition" else b""
-    return table + some_bytes(max(lead, 4096) - len(table), 5), some_bytes(1234, 9)
+def _lead(layer: str, sector_size: int, sectors: int) -> bytes:
+    """What lies before the part: anything, or an MBR with the part as its only partition."""
+    if layer != "partition":
+        return some_bytes(777, 5)
+    table = record(entry(0x83, _START_LBA, sectors))
+    return table + some_bytes(_START_LBA * sector_size - len(table), 5)
 
 
 def _opener(
     image: Path, layer: str, sector_size: int, start: int, size: int
 ) -> Callable[[bool], Disk]:
-    options = OpenOptions(format="raw", sector_size=sector_size)
+    chs = f"1/{_HEADS}/{_PER_TRACK}"  # The whole disk's; a part has as many cylinders as fit.
+    options = OpenOptions(format="raw", sector_size=sector_size, chs=chs)
 
     def opened(writable: bool) -> Disk:
+        if layer == "partition":
+            return open_disk(f"{image}/p1", writable=writable, options=options)
         disk: Disk = open_disk(image, writable=writable, options=options)
         if layer == "nested":
-            disk = Slice(disk, 100, start + size, address="outer")
-            part = Slice(disk, start - 100, size, address="inner")
+            disk, inner = Slice(disk, 100, start + size, address="outer"), start - 100
         else:
-            part = Slice(disk, start, size, address="part")
-        part.choice = _choice(part)
+            inner = start
+        part = Slice(disk, inner, size, address="part")
+        part.choice = choose(size, sector_size, given=_geometry(part))
         return part
 
     return opened
 
 
-def _choice(part: Slice):  # type: ignore[no-untyped-def]
+def _geometry(part: Slice) -> Geometry | None:
     cylinders = part.sectors // (_HEADS * _PER_TRACK)
-    geometry = Geometry(cylinders, _HEADS, _PER_TRACK, part.sector_size) if cylinders else None
-    return choose(part.size, part.sector_size, given=geometry)
+    return Geometry(cylinders, _HEADS, _PER_TRACK, part.sector_size) if cylinders else None

@@ -15,9 +15,9 @@ from vdisk.disk import Disk, ImageDisk, Slice
 from vdisk.errors import Corrupt, DiskError, HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.registry import open_format
-from vdisk.geometry import Choice, Geometry, choose, derive
+from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.host import HostFile
-from vdisk.record import store_format, store_geometry, stored_geometry
+from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
 from vdisk.tables import Scan, guess_sector_size, read_table
 
 SECTOR_SIZE_DEFAULT = 512
@@ -174,31 +174,47 @@ def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
 
 def resize_disk(disk: ImageDisk, size: int) -> None:
     """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
-    disk.resize(size)
-    refit(disk)
+    if not disk.read_only and 0 <= size < disk.size:
+        # First the record: killed in between, it must not be larger than the disk.
+        _record(disk, _fitted(disk, size))
+    try:
+        disk.resize(size)
+    finally:
+        if not disk.read_only:
+            refit(disk)
 
 
 def refit(disk: ImageDisk) -> None:
     """Choose the geometry anew for the size the disk has now.
 
     One that was given or recorded keeps its heads and sectors per track and gets the cylinders
-    that fit now; where it was recorded, that is recorded.
+    that fit now; that is recorded.  Where not even one cylinder fits, it is forgotten.
     """
-    old = disk.choice
-    if disk.sectors == 0:
-        disk.choice = None
-        return
-    if old is None or old.source not in ("given", "stored"):
-        disk.choice = choose_geometry(disk)
-        return
-    heads, per_track = old.geometry.heads, old.geometry.sectors_per_track
-    cylinders = disk.sectors // (heads * per_track)
-    if cylinders == 0:
-        disk.choice = choose_geometry(disk)
-        return
-    fitted = Geometry(cylinders, heads, per_track, disk.sector_size)
-    store_geometry(disk.image.hosts()[0], fitted)
+    fitted = _fitted(disk, disk.size)
+    _record(disk, fitted)
     disk.choice = choose_geometry(disk, stored=fitted)
+
+
+def _has_own_geometry(disk: ImageDisk) -> bool:
+    return disk.choice is not None and disk.choice.source in (Source.GIVEN, Source.STORED)
+
+
+def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
+    """The geometry given or recorded, with the cylinders that fit `size` bytes."""
+    if disk.choice is None or not _has_own_geometry(disk):
+        return None
+    geometry = disk.choice.geometry
+    return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
+
+
+def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
+    if not _has_own_geometry(disk):
+        return
+    host = disk.image.hosts()[0]
+    if geometry is None:
+        forget_geometry(host)
+    else:
+        store_geometry(host, geometry)
 
 
 def scan_table(disk: Disk) -> Scan:

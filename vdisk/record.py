@@ -52,6 +52,15 @@ def store_geometry(host: HostFile, geometry: Geometry) -> bool:
     return _set(host, GEOMETRY_ATTRIBUTE, f"{geometry} {geometry.sector_size}")
 
 
+def forget_geometry(host: HostFile) -> None:
+    """Remove the geometry recorded for `host`, if there is one."""
+    try:
+        os.removexattr(host.fd, GEOMETRY_ATTRIBUTE)
+    except OSError as error:
+        if error.errno not in (*_ABSENT, *_REFUSED):
+            raise HostError.of(error, f"remove {GEOMETRY_ATTRIBUTE}", host.path) from error
+
+
 def stored_format(host: HostFile) -> str | None:
     """The format's name recorded for `host`, None where there is none."""
     text = _get(host, FORMAT_ATTRIBUTE)

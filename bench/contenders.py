@@ -1,0 +1,152 @@
+"""Who is measured: each makes a file or device out of the same image, and takes it away again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.interrupt import held
+from bench.process import ServerFailed, is_mounted, kill, run, running, unmount_if_left
+
+VDISK = (sys.executable, "-c", "from mount.cli import main; main()")
+"""This checkout's vdisk command, run by the Python that runs us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a contender offers: the path to measure, and whose work is behind it.
+
+    `pid` is the process that reads and writes the image, None where that is the kernel.
+    `own_pages`: the kernel caches pages of the path apart from the image's own, so they must be
+    dropped before a run, or no request would reach the server.
+    """
+
+    path: Path
+    pid: int | None
+    own_pages: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One column of the table.
+
+    `serve(image, folder)` serves the image for as long as its block lasts; the folder is empty
+    and its own.  It raises ServerFailed.  `version_command` prints what the report calls it.
+    """
+
+    name: str
+    label: str
+    serve: Callable[[Path, Path], AbstractContextManager[Served]]
+    commands: Sequence[str] = ()
+    version_command: Sequence[str] = ()
+    needs_root: bool = False
+    needs_fuse: bool = True
+
+    def missing(self) -> str | None:
+        """Why it cannot be measured here; None where it can."""
+        absent = [command for command in self.commands if shutil.which(command) is None]
+        if absent:
+            return f"not installed: {', '.join(absent)}"
+        if self.needs_root and os.geteuid() != 0:
+            return "only root can attach a loop device"
+        if self.needs_fuse and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return "/dev/fuse is missing or not ours to open"
+        return None
+
+
+@contextmanager
+def _host_file(image: Path, folder: Path) -> Iterator[Served]:
+    yield Served(image, pid=None, own_pages=False)
+
+
+@contextmanager
+def _vdisk(image: Path, folder: Path, command: Sequence[str] = VDISK) -> Iterator[Served]:
+    mountpoint, pid_file = folder / "mnt", folder / "pid"
+    mountpoint.mkdir()
+    with ExitStack() as stack:
+        with held():
+            stack.callback(unmount_if_left, mountpoint)
+            run([*command, "mount", "--pid-file", pid_file, image, mountpoint])
+            pid = int(pid_file.read_text())
+            stack.callback(_end_vdisk, command, mountpoint, pid)
+        yield Served(mountpoint / image.stem, pid, own_pages=True)
+
+
+def _end_vdisk(command: Sequence[str], mountpoint: Path, pid: int) -> None:
+    with held():
+        try:
+            run([*command, "umount", mountpoint])
+        except ServerFailed:
+            kill(pid)
+            raise
+
+
+@contextmanager
+def _qemu_storage_daemon(image: Path, folder: Path) -> Iterator[Served]:
+    path = folder / "disk"
+    path.touch()
+    command = [
+        *("qemu-storage-daemon", "--blockdev"),
+        f"driver=file,node-name=file,filename={image}",
+        *("--blockdev", "driver=raw,node-name=disk,file=file", "--export"),
+        f"type=fuse,id=export,node-name=disk,mountpoint={path},writable=on",
+    ]
+    try:
+        with running(command, folder / "log", partial(is_mounted, path)) as process:
+            yield Served(path, process.pid, own_pages=True)
+    finally:
+        unmount_if_left(path)
+
+
+@contextmanager
+def _nbdfuse(image: Path, folder: Path) -> Iterator[Served]:
+    path, socket = folder / "disk", folder / "socket"
+    path.touch()
+    server = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "file", image]
+    client = ["nbdfuse", path, "--unix", socket]
+    try:
+        with (
+            running(server, folder / "server.log", socket.exists) as process,
+            running(client, folder / "log", partial(is_mounted, path)),
+        ):
+            yield Served(path, process.pid, own_pages=True)
+    finally:
+        unmount_if_left(path)
+
+
+@contextmanager
+def _loop_device(image: Path, folder: Path) -> Iterator[Served]:
+    with ExitStack() as stack:
+        with held():
+            device = run(["losetup", "--find", "--show", image]).strip()
+            stack.callback(run, ["losetup", "--detach", device])
+        yield Served(Path(device), pid=None, own_pages=True)
+
+
+def contenders(vdisk: Sequence[str] = VDISK) -> list[Contender]:
+    """All of them, in the table's order.  `vdisk` is the command to measure as vdisk."""
+    return [
+        Contender("host", "host file", _host_file, needs_fuse=False),
+        Contender(
+            "loop", "loop device", _loop_device, ("losetup",), ("losetup", "--version"),
+            needs_root=True, needs_fuse=False,
+        ),
+        Contender(
+            "vdisk", "vdisk", partial(_vdisk, command=vdisk), ("fusermount3",),
+            (*vdisk, "--version"),
+        ),
+        Contender(
+            "qsd", "qemu-storage-daemon", _qemu_storage_daemon, ("qemu-storage-daemon",),
+            ("qemu-storage-daemon", "--version"),
+        ),
+        Contender(
+            "nbdfuse", "nbdfuse + nbdkit", _nbdfuse, ("nbdfuse", "nbdkit"),
+            ("nbdkit", "--version"),
+        ),
+    ]

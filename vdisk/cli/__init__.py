@@ -1,0 +1,22 @@
+"""The commands, a module each, that need nothing but `vdisk`.
+
+`COMMANDS` is a table and not a list of functions, so that a command's module, and all that it
+needs, is read only when that command is used.  `mount.cli` adds the commands of the mount to it
+and is the one that builds the program.
+"""
+
+from __future__ import annotations
+
+from vdisk.cli.group import Command
+
+COMMANDS: dict[str, Command] = {
+    "create": Command("vdisk.cli.create:create", "Make a new disk in a new file."),
+    "info": Command("vdisk.cli.info:info", "Say what a disk is: size, geometry, partitions."),
+    "chs": Command("vdisk.cli.chs:chs", "Turn C/H/S addresses into LBAs, and LBAs into C/H/S."),
+    "read": Command("vdisk.cli.read:read", "Copy sectors or bytes to standard output."),
+    "write": Command("vdisk.cli.write:write", "Copy standard input to sectors or bytes."),
+    "map": Command("vdisk.cli.map:map_", "Show where a disk's bytes are in the host file."),
+    "resize": Command("vdisk.cli.resize:resize", "Make a disk larger or smaller."),
+    "completion": Command("vdisk.cli.completion:completion", "Print a shell's completion script."),
+}
+"""Each command's name, in the order of `vdisk --help`."""
