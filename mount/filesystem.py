@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import stat
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ class _Handle:
 class _Report:
     """An open report: text made in parts, read forward; another look starts over."""
 
-    def __init__(self, make: Callable[[], Iterator[str]]) -> None:
+    def __init__(self, node: DiskNode, make: Callable[[], Iterator[str]]) -> None:
+        self.node = node
         self._make = make
         self._parts = make()
         self._text = b""
@@ -152,7 +154,7 @@ class FileSystem:
         self._limiters: dict[int, trio.CapacityLimiter] = {}
         self._invalidations = trio.CapacityLimiter(16)
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
-        self._growth_lock = trio.Lock()
+        self._growth_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
         self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle or an exclusive use ends.
 
     # Names
@@ -163,16 +165,16 @@ class FileSystem:
             return await self.attributes(self.tree.lookup_below(parent, name))
         if name == META_NAME:
             return await self.attributes(META)
-        node = await self._disk_named(name)
-        if node is not None:
-            return await self._disk_attributes(node, node.whole)
         owner = self.tree.partition_owner(name)
-        if owner is not None:
+        if owner is not None and name not in self.tree.nodes:
             await self._refresh(owner[0])
             view = owner[0].partitions.get(owner[1])
             if view is not None:
                 return await self._disk_attributes(owner[0], view)
-        raise NotFound("no such disk", path=name)
+        node = await self._disk_named(name)
+        if node is None:
+            raise NotFound("no such disk", path=name)
+        return await self._disk_attributes(node, node.whole)
 
     async def _disk_named(self, name: str) -> DiskNode | None:
         node = self.tree.nodes.get(name)
@@ -182,10 +184,10 @@ class FileSystem:
         return self.tree.resolve(name)
 
     async def _rescan(self) -> None:
-        if self.tree.is_current():
+        if await trio.to_thread.run_sync(self.tree.is_current):
             return
         async with self._store_lock:
-            if not self.tree.is_current():
+            if not await trio.to_thread.run_sync(self.tree.is_current):
                 await self._scan()
 
     async def _scan(self) -> None:
@@ -241,10 +243,10 @@ class FileSystem:
         """What stat shows of a node.  NotFound once it is gone."""
         kind = _kind(inode)
         if kind is NodeKind.FOLDER:
-            return self._folder(inode, links=2)
+            return await self._folder(inode)
         node = self.tree.node_of(inode)
         if kind in FOLDERS:
-            return self._folder(inode, links=2)
+            return await self._folder(inode)
         if kind in REPORTS:
             found = await self._disk_attributes(node, node.whole)
             found.inode, found.mode, found.blocks = inode, stat.S_IFREG | 0o444, 0
@@ -252,17 +254,15 @@ class FileSystem:
             return found
         return await self._disk_attributes(*self.tree.view(inode))
 
-    def _folder(self, inode: int, links: int) -> Attributes:
-        source = self.tree.stores[0].source
-        try:
-            found = os.stat(source if source.is_dir() else source.parent)
-        except OSError as error:
-            raise HostError.of(error, "look at", source) from error
-        write = 0 if self.settings.read_only or inode != ROOT else 0o200
+    async def _folder(self, inode: int) -> Attributes:
+        """A folder: the store's own, without what cannot be done in it."""
+        found = await trio.to_thread.run_sync(self.tree.stores[0].stat)
+        mode = 0o555
+        if inode == ROOT and not self.settings.read_only:
+            mode |= 0o200 | (found.st_mode & 0o022)
         return Attributes(
-            inode, stat.S_IFDIR | ((0o555 | write | (found.st_mode & 0o022 if write else 0))
-                                   & ~self.settings.umask),
-            links=links, uid=self._uid(found), gid=self._gid(found),
+            inode, stat.S_IFDIR | (mode & ~self.settings.umask), links=2,
+            uid=self._uid(found), gid=self._gid(found),
             atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
         )
 
@@ -376,7 +376,7 @@ class FileSystem:
             NodeKind.INFO: lambda: iter([_info(node)]),
             NodeKind.MAP: lambda: map_lines(node.disk),
         }[kind]
-        self._reports[handle] = _Report(make)
+        self._reports[handle] = _Report(node, make)
         return Opened(handle, direct=True, keep=False)
 
     def _new_handle(self, inode: int) -> int:
@@ -404,7 +404,7 @@ class FileSystem:
 
     async def _read_report(self, handle: int, offset: int, length: int) -> bytes:
         report = self._reports[handle]
-        return await trio.to_thread.run_sync(report.read, offset, length)
+        return await self._in_thread(report.node, report.read, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write what fits; the bytes written.  OutOfRange where none does."""
@@ -432,7 +432,7 @@ class FileSystem:
 
     async def _grow(self, node: DiskNode, offset: int, data: bytes | memoryview) -> int:
         """Write to a disk that was just created, making it larger first."""
-        async with self._growth_lock:
+        async with self._growth_locks[node.id]:
             before = node.disk.size
             end = offset + len(data)
             if end > SIZE_MAX:
@@ -468,6 +468,7 @@ class FileSystem:
         self._idle.unpark_all()
         if node.growing and not node.views.handles:
             node.growing = False
+            self._growth_locks.pop(node.id, None)
             if not node.removed:
                 await self._in_thread(node, refit, node.disk)
                 node.resized()
@@ -550,9 +551,9 @@ class FileSystem:
                 return store
         return self.tree.stores[0]  # It refuses, and says why.
 
-    def space(self) -> Space:
+    async def space(self) -> Space:
         """Room in the first store."""
-        return self.tree.stores[0].space()
+        return await trio.to_thread.run_sync(self.tree.stores[0].space)
 
     def flush_all(self) -> None:
         """Flush every disk.  The first HostError is raised after all were tried."""

@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FUSE_SUBTYPE = "vdisk"
 _RECORD_BYTES_MAX = 1 << 20
@@ -53,6 +53,7 @@ def record(mount: Mount) -> Path | None:
         path = folder / f"{os.getpid()}.json"
         text = json.dumps({**asdict(mount), "started": _start_time(os.getpid())})
         path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").chmod(0o600)
         path.with_suffix(".new").replace(path)
     except OSError:
         return None
@@ -70,6 +71,20 @@ def leave_failure(text: str) -> None:
         failure_file(os.getpid()).write_text(text + "\n")
 
 
+def take_failure(pid: int) -> str | None:
+    """The line that process `pid` left with `leave_failure`, None where it left none.
+
+    The file is removed: the line is told once.
+    """
+    for folder in _run_folders():
+        path = folder / f"{pid}.failed"
+        with suppress(OSError, ValueError):
+            text = _read_small(path).decode(errors="replace")
+            path.unlink()
+            return text.strip()
+    return None
+
+
 def mounts() -> list[Mount]:
     """Every vdisk mount this user can see, in the order they were mounted."""
     records = {found.mountpoint: found for found in _records()}
@@ -82,24 +97,42 @@ def mounts() -> list[Mount]:
 
 def mounted() -> list[tuple[str, str, bool]]:
     """(mountpoint, source, read-only) of the vdisk mounts the kernel has, oldest first."""
+    return [
+        (entry.mountpoint, entry.source, entry.read_only)
+        for entry in mountinfo()
+        if entry.type == f"fuse.{FUSE_SUBTYPE}"
+    ]
+
+
+class MountEntry(NamedTuple):
+    """A line of /proc/self/mountinfo (proc(5)).  `device` is "major:minor"."""
+
+    device: str
+    mountpoint: str
+    read_only: bool
+    type: str
+    source: str
+
+
+def mountinfo() -> list[MountEntry]:
+    """Every mount of this process's namespace, oldest first; asks the kernel, no mount."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
         at = fields.index("-")
-        if fields[at + 1] == f"fuse.{FUSE_SUBTYPE}":
-            read_only = "ro" in fields[5].split(",")
-            found.append((_unescape(fields[4]), _unescape(fields[at + 2]), read_only))
+        found.append(
+            MountEntry(
+                fields[2], _unescape(fields[4]), "ro" in fields[5].split(","), fields[at + 1],
+                _unescape(fields[at + 2]),
+            )
+        )
     return found
 
 
 def device_of(mountpoint: str) -> str | None:
-    """"major:minor" of the topmost mount on `mountpoint`; asks the kernel, not the mount."""
-    device = None
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        if _unescape(fields[4]) == mountpoint:
-            device = fields[2]
-    return device
+    """"major:minor" of the topmost mount on `mountpoint`."""
+    found = [entry.device for entry in mountinfo() if entry.mountpoint == mountpoint]
+    return found[-1] if found else None
 
 
 def is_running(pid: int, started: str | None = None) -> bool:
@@ -108,13 +141,18 @@ def is_running(pid: int, started: str | None = None) -> bool:
     return now is not None and (started is None or now == started)
 
 
-def _records() -> list[Mount]:
+def _run_folders() -> list[Path]:
+    """The run folders this user may look into: root, those of everybody."""
     folders = [run_folder()]
     if os.geteuid() == 0:
         folders += [Path(p) / "vdisk" for p in Path("/run/user").glob("*")]
         folders += list(Path("/tmp").glob("vdisk-*"))
+    return folders
+
+
+def _records() -> list[Mount]:
     found = []
-    for folder in folders:
+    for folder in _run_folders():
         with suppress(OSError):
             for path in sorted(folder.glob("*.json")):
                 found += _read_record(path)
@@ -122,13 +160,8 @@ def _records() -> list[Mount]:
 
 
 def _read_record(path: Path) -> list[Mount]:
-    # Root reads folders that others can write: no link, no FIFO, no endless file.
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return []
-            values = json.loads(file.read(_RECORD_BYTES_MAX))
+        values = json.loads(_read_small(path))
         started = values.pop("started")
         mount = Mount(**values)
         if mount.pid is not None and is_running(mount.pid, started):
@@ -137,6 +170,15 @@ def _read_record(path: Path) -> list[Mount]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
     return []
+
+
+def _read_small(path: Path) -> bytes:
+    """A file's first bytes.  Root reads folders that others can write: no link, FIFO, no end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("not a regular file")
+        return file.read(_RECORD_BYTES_MAX)
 
 
 def _start_time(pid: int) -> str | None:

@@ -41,6 +41,8 @@ _TASKS_KEPT = 20
 _NOTIFY_INVAL_INODE = 2
 _NOTIFICATION = struct.Struct("=IiQQqq")
 
+_DOTS = (FileNameT(b"."), FileNameT(b".."))
+
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -166,11 +168,14 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         at = start_id
-        while True:
-            page = await self._fs.entries(fh, self._folders[fh], at)
-            if not page:
+        while at < len(_DOTS):
+            folder = _entry(await self._fs.attributes(self._folders[fh]))
+            at += 1
+            if not pyfuse3.readdir_reply(token, _DOTS[at - 1], folder, at):
                 return
-            for name, attributes, at in page:
+        while page := await self._fs.entries(fh, self._folders[fh], at - len(_DOTS)):
+            for name, attributes, after in page:
+                at = after + len(_DOTS)
                 if not pyfuse3.readdir_reply(
                     token, FileNameT(os.fsencode(name)), _entry(attributes), at
                 ):
@@ -187,7 +192,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        space = self._fs.space()
+        space = await self._fs.space()
         answer = StatvfsData()
         answer.f_bsize = answer.f_frsize = 4096
         answer.f_blocks = space.total // 4096

@@ -59,8 +59,12 @@ def mount_in_background(request: Request) -> int:
         os.close(reader)
         _daemon(request, writer)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
+    try:
+        with open(reader, "rb") as pipe:
+            said = pipe.read()
+    except BaseException:  # Ctrl-C while it starts: nothing is to stay behind.
+        os.kill(pid, signal.SIGTERM)
+        raise
     if said == b"ready":
         return pid
     os.waitpid(pid, 0)
@@ -202,6 +206,7 @@ def _run(request: Request, ready: Callable[[], None]) -> None:
     from mount.tree import Tree
 
     _raise_limits()
+    os.umask(0)  # A client's own umask is in the mode that it asks for.
     options = request.options
     tree = Tree(make_stores(request))
     settings = Settings(options.read_only, options.uid, options.gid, options.umask)
@@ -319,6 +324,8 @@ def _raise_read_ahead(mountpoint: str) -> None:
 
 def _write_pid_file(path: Path) -> None:
     try:
-        path.write_text(f"{os.getpid()}\n")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with open(fd, "w") as file:
+            file.write(f"{os.getpid()}\n")
     except OSError as error:
         raise HostError.of(error, "write the pid file", path) from error

@@ -75,9 +75,10 @@ class DiskNode:
     def _show(self, scan: Scan) -> None:
         unit = self.disk.sector_size
         ranges = {(p.number, p.start_lba * unit, p.sectors * unit) for p in scan.slices}
-        self._by_range = {
-            key: view for key, view in self._by_range.items() if key in ranges or view.handles
-        }
+        for key, view in list(self._by_range.items()):
+            if key not in ranges and not view.handles:
+                del self._by_range[key]
+                self.views.known.pop(view.inode, None)
         for number, start, length in sorted(ranges - self._by_range.keys()):
             self._serial = (self._serial + 1) % PLACE_MAX
             inode = pack(NodeKind.PARTITION, self.id, self._serial)

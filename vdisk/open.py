@@ -174,14 +174,17 @@ def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
 
 def resize_disk(disk: ImageDisk, size: int) -> None:
     """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
+    before = disk.choice
     if not disk.read_only and 0 <= size < disk.size:
         # First the record: killed in between, it must not be larger than the disk.
         _record(disk, _fitted(disk, size))
     try:
         disk.resize(size)
-    finally:
-        if not disk.read_only:
-            refit(disk)
+    except BaseException:
+        if not disk.read_only and before is not None:
+            _record(disk, before.geometry)
+        raise
+    refit(disk)
 
 
 def refit(disk: ImageDisk) -> None:

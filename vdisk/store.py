@@ -74,6 +74,14 @@ class Store(ABC):
         """Rename a disk, in place of one of the new name if there is one; its new host file."""
         raise NotPermitted("cannot be renamed here", path=old, hint="mount its folder")
 
+    def stat(self) -> os.stat_result:
+        """Owner, mode and times of the folder the store is, or lies in."""
+        source = self.source
+        try:
+            return os.stat(source if source.is_dir() else source.parent)
+        except OSError as error:
+            raise HostError.of(error, "look at", source) from error
+
     def space(self) -> Space:
         """Room on the file system that holds the store."""
         try:

@@ -44,7 +44,7 @@ def info_lines(found: dict[str, Any]) -> Iterator[str]:
     """What `describe` found, for a person."""
     yield found["address"]
     for name, text in _facts(found):
-        yield f"  {name + ':':<12} {text}"
+        yield f"  {name + ':' if name else '':<12} {text}"
     yield from _geometry_lines(found["geometry"])
     yield from _partition_lines(found)
 

@@ -170,11 +170,11 @@ def _image_decorators(geometry_name: str) -> list[Callable[[Any], Any]]:
     return [
         click.option(
             "--format", "format_name", type=FORMAT, metavar="NAME",
-            help="The image's format, instead of finding it out.",
+            help="The image's format (raw); otherwise it is found out.",
         ),
         click.option(
             geometry_name, "geometry", type=GEOMETRY,
-            help="The disk's geometry, instead of finding it out.",
+            help="The disk's geometry, for instance 1024/16/63.",
         ),
         click.option(
             "--sector-size", type=SECTOR_SIZE, metavar="N",

@@ -1,0 +1,163 @@
+"""`vdisk mount`: disks and their parts as files in a folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from mount.options import MountOptions, parse_options
+from mount.session import Request, mount_in_background, mount_in_foreground
+from vdisk.cli.console import note, warn
+from vdisk.cli.create import create_disk, plan_new
+from vdisk.cli.params import FILE, SIZE, examples, image_options
+from vdisk.errors import Exists, InvalidArgument, NotFound, Unsupported
+from vdisk.open import OpenOptions, open_image, parse_address
+from vdisk.record import store_geometry
+from vdisk.units import format_size
+
+
+@click.command(
+    epilog=examples(
+        "vdisk mount --create 1G disk.img mnt   # makes the disk first; mnt is made when missing",
+        "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk/chs/0/0/1",
+        "vdisk mount disks/ mnt                 # every image in the folder; new files are new disks",
+        "vdisk mount -r a.img b.img mnt         # several images, for reading only",
+        "vdisk mount -o allow_other,uid=1000 disk.img mnt",
+    )
+)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=FILE)
+@click.argument("mountpoint", type=FILE)
+@click.option(
+    "--create", "create_size", type=SIZE, metavar="SIZE",
+    help="Make SOURCE, a new disk of this size, unless it is there and has that size.",
+)
+@click.option("-f", "--foreground", is_flag=True, help="Stay until the mount ends.")
+@click.option("-d", "--debug", is_flag=True, help="Say what the kernel asks; stays, as -f does.")
+@click.option("-r", "--read-only", is_flag=True, help="Allow no changes; the same as -o ro.")
+@click.option(
+    "-o", "--options", "mount_options", metavar="OPTION,...", multiple=True,
+    help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, format=, chs=, "
+    "sector-size=, profile=, and those that any mount has.",
+)
+@click.option("--pid-file", type=FILE, metavar="FILE", help="Write the process's number to FILE.")
+@image_options()
+def mount(
+    sources: tuple[str, ...],
+    mountpoint: str,
+    create_size: int | None,
+    foreground: bool,
+    debug: bool,
+    read_only: bool,
+    mount_options: tuple[str, ...],
+    pid_file: str | None,
+    options: OpenOptions,
+) -> None:
+    """Show the disks of each SOURCE, an image or a folder of images, in the folder MOUNTPOINT.
+
+    Returns when the mount answers; a process stays behind and serves it until `vdisk umount`.
+    MOUNTPOINT is made when it is missing. `NAME` is a whole disk, `NAME.p1` its first partition;
+    `.vdisk/NAME` has its geometry, its map, and every sector by its C/H/S address.
+    """
+    asked = _merged(parse_options(mount_options), options, read_only=read_only)
+    request = Request(
+        [Path(source) for source in sources], Path(mountpoint), asked,
+        None if pid_file is None else Path(pid_file), debug,
+    )
+    made = None if create_size is None else _create(request, create_size)
+    try:
+        start(request, foreground=foreground or debug)
+    except BaseException:
+        if made is not None and not foreground and not debug:
+            with suppress(OSError):
+                made.unlink()
+        raise
+
+
+def start(request: Request, *, foreground: bool = False) -> None:
+    """Mount what is asked for, after a look at what can be told before there is a daemon."""
+    for source in request.sources:
+        _check_source(source)
+    _keep_geometry(request)
+    if not foreground:
+        mount_in_background(request)
+        return
+    if request.debug:
+        logging.getLogger().setLevel(logging.DEBUG)
+    mount_in_foreground(request)
+
+
+def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> MountOptions:
+    """`-o` and the options of the command line: of the same one given twice, the latter counts."""
+    image = found.image
+    if options.chs is not None or options.profile is not None:
+        image = replace(image, chs=options.chs, profile=options.profile)
+    found.image = replace(
+        image,
+        format=options.format or image.format,
+        sector_size=options.sector_size or image.sector_size,
+    )
+    if found.image.chs is not None and found.image.profile is not None:
+        raise InvalidArgument("mount options chs= and profile= exclude each other")
+    found.read_only = found.read_only or read_only
+    return found
+
+
+def _create(request: Request, size: int) -> Path | None:
+    """Make the disk that is to be mounted; its path, None where it was there already.
+
+    Raises Exists where what is there is something else.
+    """
+    if len(request.sources) != 1:
+        raise click.UsageError("--create takes exactly one SOURCE")
+    path, options = request.sources[0], request.options.image
+    if not os.path.lexists(path):
+        if request.options.read_only:
+            raise click.UsageError("--create and read-only exclude each other")
+        note(create_disk(path, size, options))
+        return path
+    if path.is_dir():
+        raise Exists("is a folder: no disk can be created in its place", path=path)
+    with open_image(path, writable=False, options=options, lock=False) as disk:
+        there, wanted = disk.size, plan_new(size, options).size_bytes
+    if there != wanted:
+        raise Exists(
+            f"exists, and is {format_size(there)} ({there} bytes) and not {wanted} bytes large",
+            path=path,
+            hint="mount it without --create; vdisk resize changes its size",
+        )
+    note(f"{path}: exists already, and is mounted as it is")
+    return None
+
+
+def _check_source(source: Path) -> None:
+    if source.is_dir():
+        return
+    try:
+        address = parse_address(str(source))
+    except NotFound as error:
+        error.hint = error.hint or f"to make it: vdisk mount --create SIZE {source} MOUNTPOINT"
+        raise
+    if address.inside:
+        raise Unsupported(
+            "is a part of a disk", path=source,
+            hint=f"mount {address.path}; its partitions appear beside it",
+        )
+
+
+def _keep_geometry(request: Request) -> None:
+    """Record the geometry that was given for an image, so that it need not be given again."""
+    options = request.options.image
+    if request.options.read_only or options == OpenOptions(format=options.format):
+        return
+    for source in request.sources:
+        if source.is_dir():
+            continue
+        with open_image(source, writable=True, options=options) as disk:
+            if disk.choice is None or store_geometry(disk.image.hosts()[0], disk.geometry):
+                continue
+        warn(f"{source}: this file system cannot keep the geometry; give --chs each time")
