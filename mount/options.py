@@ -35,8 +35,11 @@ class MountOptions:
     image: OpenOptions = field(default_factory=OpenOptions)
 
 
-def parse_options(texts: Iterable[str]) -> MountOptions:
-    """`-o` options, each text a comma-separated list.  InvalidArgument for an unknown one."""
+def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions:
+    """`-o` options, each text a comma-separated list.
+
+    An unknown one is InvalidArgument, or passed over where `sloppy`, as mount(8)'s -s asks.
+    """
     found = MountOptions()
     image: dict[str, str] = {}
     for option in (part for text in texts for part in text.split(",") if part):
@@ -59,7 +62,7 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
             found.umask = 0o777 & ~_number(option, value, 8)
         elif name in ("format", "chs", "sector-size", "sector_size", "profile"):
             image[name.replace("-", "_")] = _given(option, value)
-        else:
+        elif not sloppy:
             raise InvalidArgument(f"mount option {option!r} is not known")
     size = image.get("sector_size")
     found.image = OpenOptions(

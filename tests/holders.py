@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import ROOT
+from harness import ROOT, Person
 
 PROMPT = b"qemu-io> "
 
@@ -52,9 +52,9 @@ class Holder:
 
 
 @contextmanager
-def qemu_io(image: Path, *options: str) -> Iterator[Holder]:
+def qemu_io(image: Path, *options: str, person: Person = Person()) -> Iterator[Holder]:
     """qemu-io with `image` open: "-r" for reading only, "-U" to share with a writer."""
-    with _held(["qemu-io", *options, "-f", "raw", str(image)], PROMPT) as holder:
+    with _held(person.command("qemu-io", *options, "-f", "raw", image), PROMPT) as holder:
         yield holder
 
 

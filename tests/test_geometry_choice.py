@@ -250,6 +250,9 @@ def test_sfdisk_reads_the_same_geometry_from_a_table(
     geometry = Geometry(1, heads, spt)
     assume(200_001 // geometry.sectors_per_cylinder < 1023)
     assume(cuts[0] >= spt)
+    # Entries that all lie in cylinder 0 fit any number of heads; which one to guess is a matter of
+    # taste (ours is QEMU's, the head they end on).
+    assume(cuts[-1] > 2 * geometry.sectors_per_cylinder)
     entries = [entry_at(geometry, low, high - low) for low, high in pairwise(cuts)]
     image = tmp_path / "disk.img"
     image.write_bytes(sector_with(*entries))

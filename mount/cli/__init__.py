@@ -9,7 +9,7 @@ import click
 from vdisk import __version__
 from vdisk.cli import COMMANDS
 from vdisk.cli.group import Command, LazyGroup
-from vdisk.cli.run import run
+from vdisk.cli.run import run_command
 
 MOUNT_COMMANDS: dict[str, Command] = {
     "mount": Command("mount.cli.mount:mount", "Show disks and their parts as files in a folder."),
@@ -35,4 +35,4 @@ def program() -> LazyGroup:
 
 def main() -> NoReturn:
     """The entry point of the `vdisk` command."""
-    run(program(), "vdisk")
+    run_command(program(), "vdisk")

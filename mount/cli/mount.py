@@ -10,12 +10,13 @@ from pathlib import Path
 
 import click
 
+from mount import live
 from mount.options import MountOptions, parse_options
 from mount.session import Request, mount_in_background, mount_in_foreground
 from vdisk.cli.console import note, warn
 from vdisk.cli.create import create_disk, plan_new
 from vdisk.cli.params import FILE, SIZE, examples, image_options
-from vdisk.errors import Exists, InvalidArgument, NotFound, Unsupported
+from vdisk.errors import Busy, DiskError, Exists, InvalidArgument, NotFound, Unsupported
 from vdisk.open import OpenOptions, open_image, parse_address
 from vdisk.record import store_geometry
 from vdisk.units import format_size
@@ -23,9 +24,9 @@ from vdisk.units import format_size
 
 @click.command(
     epilog=examples(
-        "vdisk mount --create 1G disk.img mnt   # makes the disk first; mnt is made when missing",
-        "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk/chs/0/0/1",
-        "vdisk mount disks/ mnt                 # every image in the folder; new files are new disks",
+        "vdisk mount --create 1G disk.img mnt   # makes the disk first, and mnt",
+        "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk",
+        "vdisk mount disks/ mnt                 # every image in it; a new file is a new disk",
         "vdisk mount -r a.img b.img mnt         # several images, for reading only",
         "vdisk mount -o allow_other,uid=1000 disk.img mnt",
     )
@@ -68,20 +69,20 @@ def mount(
         [Path(source) for source in sources], Path(mountpoint), asked,
         None if pid_file is None else Path(pid_file), debug,
     )
-    made = None if create_size is None else _create(request, create_size)
+    check_mountpoint(request.mountpoint)
+    made = create_size is not None and _create(request, create_size)
     try:
         start(request, foreground=foreground or debug)
-    except BaseException:
-        if made is not None and not foreground and not debug:
-            with suppress(OSError):
-                made.unlink()
+    except (DiskError, OSError):
+        if made:
+            _unmake(request.sources[0])
         raise
 
 
 def start(request: Request, *, foreground: bool = False) -> None:
     """Mount what is asked for, after a look at what can be told before there is a daemon."""
     for source in request.sources:
-        _check_source(source)
+        check_source(source)
     _keep_geometry(request)
     if not foreground:
         mount_in_background(request)
@@ -107,8 +108,8 @@ def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> Mo
     return found
 
 
-def _create(request: Request, size: int) -> Path | None:
-    """Make the disk that is to be mounted; its path, None where it was there already.
+def _create(request: Request, size: int) -> bool:
+    """Make the disk that is to be mounted; False where it was there already.
 
     Raises Exists where what is there is something else.
     """
@@ -119,7 +120,7 @@ def _create(request: Request, size: int) -> Path | None:
         if request.options.read_only:
             raise click.UsageError("--create and read-only exclude each other")
         note(create_disk(path, size, options))
-        return path
+        return True
     if path.is_dir():
         raise Exists("is a folder: no disk can be created in its place", path=path)
     with open_image(path, writable=False, options=options, lock=False) as disk:
@@ -130,11 +131,30 @@ def _create(request: Request, size: int) -> Path | None:
             path=path,
             hint="mount it without --create; vdisk resize changes its size",
         )
-    note(f"{path}: exists already, and is mounted as it is")
-    return None
+    note(f"{path}: is there already, and is used as it is")
+    return False
 
 
-def _check_source(source: Path) -> None:
+def _unmake(path: Path) -> None:
+    """Remove a disk that was made in vain.  One that holds anything was mounted, and stays."""
+    with suppress(OSError):
+        if path.stat().st_blocks == 0:
+            path.unlink()
+
+
+def check_mountpoint(path: Path) -> None:
+    """Raise Busy, naming what is mounted on `path`, where that is a vdisk mount already."""
+    where = os.path.realpath(path)
+    for mountpoint, source, _ in live.mounted():
+        if mountpoint == where:
+            raise Busy(
+                f"{source} is mounted there already", path=path,
+                hint=f"to end it: vdisk umount {path}",
+            )
+
+
+def check_source(source: Path) -> None:
+    """Say what is wrong with a source before a daemon is started for it.  Raises DiskError."""
     if source.is_dir():
         return
     try:

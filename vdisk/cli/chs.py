@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from vdisk.cli.console import print_json, print_table
+from vdisk.cli.others import Seen, seen_by_others, seen_by_profiles
 from vdisk.cli.params import FILE, SIZE, examples, image_options, json_option
 from vdisk.create import plan_disk
 from vdisk.errors import InvalidArgument, OutOfRange
 from vdisk.geometry import CHS, Geometry
 from vdisk.open import OpenOptions, open_disk
-from vdisk.views_of_others import Seen, seen_by_others, seen_by_profiles
 
 _PLAIN = re.compile(r"\d+/\d+/\d+", re.ASCII)
 _LBA = re.compile(r"\d{1,20}", re.ASCII)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -54,14 +54,28 @@ class LazyGroup(click.Group):
             if name.startswith(incomplete)
         ]
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _quiet():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         import logging
 
         logging.basicConfig(format=f"{ctx.info_name}: %(message)s")
-        try:
+        with _quiet():
             return super().invoke(ctx)
-        except OSError as error:
-            # Click would end with 1.  Nobody reads on: that is no failure, and needs no message.
-            if error.errno == errno.EPIPE:
-                raise click.exceptions.Exit(BROKEN_PIPE_STATUS) from error
-            raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nobody reads on: that is no failure, and needs no message.  Click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(BROKEN_PIPE_STATUS) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -12,10 +13,8 @@ from vdisk.errors import DiskError
 from vdisk.open import OpenOptions
 from vdisk.units import SIZE_BYTES_MAX, parse_size
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
-
-def _failed(kind: click.ParamType[Any], error: DiskError) -> click.BadParameter:
+def _failed(error: DiskError) -> click.BadParameter:
     hint = "" if error.hint is None else f" ({error.hint})"
     return click.BadParameter(f"{error.message}{hint}")
 
@@ -31,7 +30,7 @@ class Size(click.ParamType[int]):
         try:
             return value if isinstance(value, int) else parse_size(value)
         except DiskError as error:
-            raise _failed(self, error) from error
+            raise _failed(error) from error
 
 
 class GeometryText(click.ParamType[str]):
@@ -47,7 +46,7 @@ class GeometryText(click.ParamType[str]):
         try:
             Geometry.parse(value, sector_size=SECTOR_SIZES[0])
         except DiskError as error:
-            raise _failed(self, error) from error
+            raise _failed(error) from error
         return str(value)
 
 
@@ -64,7 +63,7 @@ class ProfileName(click.ParamType[str]):
         try:
             return profile(value).name
         except DiskError as error:
-            raise _failed(self, error) from error
+            raise _failed(error) from error
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -93,7 +92,7 @@ class SectorSize(click.ParamType[int]):
             size = value if isinstance(value, int) else parse_size(value)
             return check_sector_size(size)
         except DiskError as error:
-            raise _failed(self, error) from error
+            raise _failed(error) from error
 
 
 class FormatName(click.ParamType[str]):
@@ -132,20 +131,28 @@ address_argument = click.argument("address", metavar="ADDRESS", type=FILE)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def image_options(*, geometry_name: str = "--chs") -> Callable[[_F], _F]:
+def image_options(
+    *, geometry_name: str = "--chs"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options by which the user says what an image is, for a parameter `options`.
 
     The command is called with them as one `OpenOptions`.  `geometry_name` is what the geometry is
     called where `--chs` means an address.
     """
 
-    def decorate(function: _F) -> _F:
-        return _gathered(function, geometry_name)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        gathered = _gathering(function, geometry_name)
+        for decorator in reversed(_image_decorators(geometry_name)):
+            gathered = decorator(gathered)
+        return gathered
 
     return decorate
 
 
-def _gathered(function: _F, geometry_name: str) -> Any:
+def _gathering(function: Callable[..., Any], geometry_name: str) -> Callable[..., Any]:
+    """`function`, called with one `options` in the place of the four."""
+
+    @wraps(function)  # With the parameters that click keeps on it.
     def command(
         format_name: str | None,
         geometry: str | None,
@@ -158,11 +165,6 @@ def _gathered(function: _F, geometry_name: str) -> Any:
         options = OpenOptions(format_name, geometry, sector_size, profile)
         return function(options=options, **others)
 
-    # What click reads of a function: its name, its help, and the parameters it has already.
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    for decorator in reversed(_image_decorators(geometry_name)):
-        command = decorator(command)
     return command
 
 

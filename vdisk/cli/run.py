@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
@@ -23,14 +24,18 @@ from vdisk.errors import DiskError, HostError, printable
 INTERRUPTED_STATUS = 130
 
 
-def run(command: click.Command, name: str) -> NoReturn:
+def run_command(command: click.Command, name: str) -> NoReturn:
     """Run `command` on the process's arguments and end the process with its status."""
+    run(lambda: command.main(prog_name=name, standalone_mode=False), name)
+
+
+def run(work: Callable[[], object], name: str) -> NoReturn:
+    """Do `work` and end the process with the status it returns, or with that of its error."""
     _open_standard_files()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # A file's name need not be text in this locale.
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    status = _flushed(_status(command, name), name)
-    sys.exit(status)
+    sys.exit(_flushed(_status(work, name), name))
 
 
 def _open_standard_files() -> None:
@@ -40,28 +45,31 @@ def _open_standard_files() -> None:
     os.close(fd)
 
 
-def _status(command: click.Command, name: str) -> int:
+def _status(work: Callable[[], object], name: str) -> int:
     try:
-        status = command.main(prog_name=name, standalone_mode=False)
+        status = work()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except click.UsageError as error:
-        where = name if error.ctx is None else error.ctx.command_path
-        say(name, f"{error.format_message().rstrip('.')} (see {where} --help)")
-        return error.exit_code
     except click.ClickException as error:
-        say(name, error.format_message())
+        say(name, _one_line(error, name))
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED_STATUS
-    except DiskError as error:
-        say(name, str(error))
-        return 1
-    except OSError as error:
-        say(name, str(_told(error)))
+    except BrokenPipeError:
+        return BROKEN_PIPE_STATUS
+    except (DiskError, OSError) as error:
+        say(name, str(error if isinstance(error, DiskError) else _told(error)))
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _one_line(error: click.ClickException, name: str) -> str:
+    """What click would print in several lines."""
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    where = name if error.ctx is None else error.ctx.command_path
+    return f"{error.format_message().rstrip('.')} (see {where} --help)"
 
 
 def say(name: str, text: str) -> None:
