@@ -27,7 +27,11 @@ from vdisk.geometry import CHS
 
 def some_bytes(length: int, salt: int = 1) -> bytes:
     """Bytes without a zero in them, others for another `salt`."""
-    return bytes((index * 7 + index // 251 + salt) % 255 + 1 for index in range(length))
+    return (_PATTERN * (length // len(_PATTERN) + 2))[salt * 251 % len(_PATTERN) :][:length]
+
+
+# As long as 255 turns of 251 bytes, so that no two sectors of a disk of this size are the same.
+_PATTERN = bytes((index * 7 + index // 251) % 255 + 1 for index in range(251 * 255))
 
 
 def named_ranges(size: int, unit: int) -> dict[str, tuple[int, int]]:

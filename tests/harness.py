@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "from mount.cli import main; main()"
 USER = "vdisk-test"
 PATIENCE = 60.0
 """Seconds after which a command that should have ended counts as hung."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,14 @@ class Person:
             )
         return done
 
+    def does(self, work: Callable[[], T]) -> T:
+        """Do `work` as this person; what it returns or raises (both must be picklable).
+
+        Nobody but its owner, not even root, may look into an ordinary user's mount.  So for an
+        ordinary user this is a process of its own.
+        """
+        return work() if self.name is None else _in_child(self.name, work)
+
     def vdisk(
         self,
         *words: str | os.PathLike[str],
@@ -83,6 +97,38 @@ class Person:
         if self.name is not None:
             shutil.chown(made, self.name, self.name)
         return made
+
+
+def _in_child(user: str, work: Callable[[], T]) -> T:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        signal.alarm(int(PATIENCE))
+        with open(writer, "wb") as pipe:
+            pickle.dump(_outcome(user, work), pipe)
+        os._exit(0)  # The parent's buffers and exit handlers are not ours to run.
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert told, f"the child that acts as {user} ended with {status}"
+    good, outcome = pickle.loads(told)
+    if good:
+        return outcome  # type: ignore[no-any-return]
+    raise outcome
+
+
+def _outcome(user: str, work: Callable[[], object]) -> tuple[bool, object]:
+    try:
+        entry = pwd.getpwnam(user)
+        os.setgroups([])
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+        return True, work()
+    except BaseException as error:
+        error.add_note(f"as {user}:\n{traceback.format_exc()}")
+        return False, error
 
 
 @functools.cache

@@ -9,13 +9,19 @@ from random import Random
 from harness import Person
 
 FOLDERS = 50
-FILES_A_FOLDER = 45
-LARGE_BYTES = 12 << 20
+FILES_A_FOLDER = 42
+LARGE_BYTES = 6 << 20
 LINKS = 10
+_HASHES = r"""
+cd "$0"
+mine() { find . -name lost+found -prune -o -type "$@"; }
+mine f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+mine l -printf '%p -> %l\n' | LC_ALL=C sort
+"""
 
 
 def make_tree(folder: Path, person: Person) -> Path:
-    """2,250 files of 0 to 9,000 bytes, one of 12 MiB, one with a hole, and links; the same always.
+    """2,100 files of up to 6,000 bytes, one of 6 MiB, one with a hole, and links; the same always.
 
     The folder belongs to `person`.
     """
@@ -24,7 +30,7 @@ def make_tree(folder: Path, person: Person) -> Path:
         below = folder / f"folder {number}"
         below.mkdir(parents=True)
         for file in range(FILES_A_FOLDER):
-            (below / f"file-{file}").write_bytes(random.randbytes(random.randrange(9000)))
+            (below / f"file-{file}").write_bytes(random.randbytes(random.randrange(6000)))
     (folder / "large").write_bytes(random.randbytes(LARGE_BYTES))
     with (folder / "holes").open("wb") as sparse:
         sparse.seek(3 << 20)
@@ -41,8 +47,4 @@ def hashes(folder: Path, person: Person) -> bytes:
 
     A file system's own lost+found is not part of it.
     """
-    script = (
-        "find . -name lost+found -prune -o -type f -print0 | LC_ALL=C sort -z"
-        " | xargs -0 sha256sum && find . -type l -printf '%p -> %l\\n' | LC_ALL=C sort"
-    )
-    return person.run("bash", "-o", "pipefail", "-ec", script, cwd=folder).stdout
+    return person.run("bash", "-o", "pipefail", "-ec", _HASHES, folder).stdout

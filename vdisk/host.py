@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -41,6 +42,7 @@ _PATIENCE_SECONDS = 1.0
 
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
 _ZEROS = bytes(1 << 20)
+_BLKROGET = 0x125E  # linux/fs.h: whether the device is read-only, as an int.
 _DEVICE_BLOCK = 4096  # No logical block of a device in use is larger.
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -94,6 +96,8 @@ class HostFile:
         fd = _open(where, writable=writable)
         try:
             _check_kind(os.fstat(fd).st_mode, where)  # It may have been replaced meanwhile.
+            if writable:
+                _check_device_writable(fd, where)
             host = cls(fd, where, writable=writable)
             if lock:
                 lock_image(fd, where, exclusive=writable)
@@ -342,6 +346,16 @@ def _check_kind(mode: int, path: Path) -> None:
         raise InvalidFormat("is a folder, not an image", path=path)
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise InvalidFormat("is neither a regular file nor a block device", path=path)
+
+
+def _check_device_writable(fd: int, path: Path) -> None:
+    """Raise HostError (EROFS) for a read-only device, which open(2) may give for writing."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return
+    answer = fcntl.ioctl(fd, _BLKROGET, bytes(4))
+    if any(answer):
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise HostError.of(error, "open for writing", path, hint="read-only may work: -r")
 
 
 def _file_system_type(fd: int) -> int:

@@ -174,7 +174,7 @@ class FolderStore(Store):
             self._path(there) if there is not None
             else self.source / _host_name(new, _image_extension(path.name) or NEW_EXTENSION)
         )
-        if there is None and target.exists():
+        if there is None and os.path.lexists(target):
             raise Exists("the host folder has a file of that name", path=target)
         try:
             path.replace(target)
@@ -192,8 +192,11 @@ class FolderStore(Store):
         """Refuse a name that cannot be a disk's, or any change to a store mounted read-only."""
         if not self.writable:
             raise ReadOnly("is mounted read-only", path=self.source)
-        if name.startswith(".") or "/" in name or "\0" in name:
-            raise InvalidArgument("a disk's name cannot begin with a dot", path=name)
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise InvalidArgument(
+                "no disk can be called that", path=repr(name),
+                hint="a name does not begin with a dot",
+            )
         partition = _PARTITION_NAME.fullmatch(name)
         if partition is not None and self.resolve(partition[1]) is not None:
             raise NotPermitted(
