@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -227,7 +226,6 @@ def _run(
 
 
 if __name__ == "__main__":
-    os.umask(0o077)  # Images and sockets are nobody else's.
     catch_signals()
     try:
         main(prog_name="scripts/bench")

@@ -108,8 +108,10 @@ def _qemu_storage_daemon(image: Path, folder: Path) -> Iterator[Served]:
 def _nbdfuse(image: Path, folder: Path) -> Iterator[Served]:
     path, socket = folder / "disk", folder / "socket"
     path.touch()
-    server = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "file", image]
-    client = ["nbdfuse", path, "--unix", socket]
+    server: list[str | Path] = [
+        *("nbdkit", "--foreground", "--exit-with-parent", "--unix"), socket, "file", image,
+    ]
+    client: list[str | Path] = ["nbdfuse", path, "--unix", socket]
     try:
         with (
             running(server, folder / "server.log", socket.exists) as process,

@@ -22,10 +22,10 @@ class ServerFailed(Exception):
 
 
 def run(command: Sequence[str | Path], *, seconds: float = STOP_SECONDS) -> str:
-    """Run `command` to its end; its standard output.  ServerFailed with what it said, if not 0.
+    """Run `command` to its end; its standard output.
 
-    Standard error goes to a file and not a pipe: a daemon that it leaves behind would hold a
-    pipe open.
+    ServerFailed with the last line it said where it ends with a status other than 0, or not
+    within `seconds`.
     """
     name = Path(command[0]).name
     try:

@@ -93,7 +93,7 @@ def _run_once(
         before = _handled_bytes(served, workload)
         sample = run_fio(
             workload, served.path, size_bytes=place.size_bytes, seconds=plan.seconds,
-            drop_pages=served.own_pages or place.cold,
+            drop_pages=workload.direction == "read" and (served.own_pages or place.cold),
         )
         _check_served(sample, before, _handled_bytes(served, workload))
     return sample.value

@@ -19,7 +19,13 @@ from vdisk.errors import (
     Unsupported,
 )
 
+
+class Gone(NotFound):
+    """A node that the kernel still knows is gone: it is to look the name up again."""
+
+
 _ERRNO: tuple[tuple[type[DiskError], int], ...] = (
+    (Gone, errno.ESTALE),
     (NotFound, errno.ENOENT),
     (Exists, errno.EEXIST),
     (Busy, errno.EBUSY),

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 
 import trio
 
+from mount.errors import Gone
 from mount.inodes import FOLDERS, META, REPORTS, ROOT, NodeKind, unpack
-from mount.tree import META_NAME, DiskNode, Tree
+from mount.tree import META_NAME, DiskNode, Found, Tree
 from mount.views import View
 from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
 from vdisk.disk import SIZE_MAX, Slice
@@ -153,34 +154,44 @@ class FileSystem:
         self._buffer = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._limiters: dict[int, trio.CapacityLimiter] = {}
         self._invalidations = trio.CapacityLimiter(16)
+        self._drops = 0  # Of pages, under way.
+        self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
         self._growth_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
-        self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle or an exclusive use ends.
+        self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle, a use or a drop ends.
 
     # Names
 
     async def lookup(self, parent: int, name: str) -> Attributes:
         """The node of that name in a folder.  NotFound."""
+        if parent == META:
+            await self._disk_named(name)  # It may be new in the store.
         if parent != ROOT:
             return await self.attributes(self.tree.lookup_below(parent, name))
         if name == META_NAME:
             return await self.attributes(META)
-        owner = self.tree.partition_owner(name)
-        if owner is not None and name not in self.tree.nodes:
-            await self._refresh(owner[0])
-            view = owner[0].partitions.get(owner[1])
-            if view is not None:
-                return await self._disk_attributes(owner[0], view)
-        node = await self._disk_named(name)
-        if node is None:
+        found = await self._partition_named(name)
+        if found is None:
+            node = await self._disk_named(name)
+            # Else its disk may be new in the store, and only now be known.
+            found = (node, node.whole) if node else await self._partition_named(name)
+        if found is None:
             raise NotFound("no such disk", path=name)
-        return await self._disk_attributes(node, node.whole)
+        return await self._disk_attributes(*found)
+
+    async def _partition_named(self, name: str) -> tuple[DiskNode, View] | None:
+        owner = self.tree.partition_owner(name)
+        if owner is None or name in self.tree.nodes:
+            return None
+        node, part = owner
+        await self._refresh(node)
+        view = node.partitions.get(part)
+        return None if view is None else (node, view)
 
     async def _disk_named(self, name: str) -> DiskNode | None:
         node = self.tree.nodes.get(name)
-        if node is not None:
-            return node
-        await self._rescan()
+        if node is None or not await trio.to_thread.run_sync(self.tree.is_unchanged, node.store):
+            await self._rescan()
         return self.tree.resolve(name)
 
     async def _rescan(self) -> None:
@@ -211,6 +222,8 @@ class FileSystem:
         self, handle: int, inode: int, start: int
     ) -> list[tuple[str, Attributes, int]]:
         """Some (name, attributes, next start) of a folder from `start` on; none at its end."""
+        if inode == META and start == 0:
+            await self._rescan()
         if inode != ROOT:
             page = list(islice(self.tree.entries_below(inode, start), 64))
             return [(name, await self.attributes(node), after) for name, node, after in page]
@@ -234,7 +247,8 @@ class FileSystem:
         for node in list(self.tree.nodes.values()):
             await self._refresh(node)
             names.append((node.name, node.whole.inode))
-            names += [(f"{node.name}.{part}", v.inode) for part, v in node.partitions.items()]
+            parts = ((f"{node.name}.{part}", v.inode) for part, v in node.partitions.items())
+            names += [(name, inode) for name, inode in parts if name not in self.tree.nodes]
         return names
 
     # Attributes
@@ -362,6 +376,8 @@ class FileSystem:
         while node.exclusive:
             await self._idle.park()
             node, view = self.tree.view(inode)
+        if node.nameless:
+            raise Gone("no such disk any more", path=node.name)
         direct, keep = node.views.opened(view)
         handle = self._new_handle(inode)
         self._handles[handle] = _Handle(node, view, writable)
@@ -445,11 +461,30 @@ class FileSystem:
     async def _drop_pages(self, views: list[View], start: int, end: int) -> None:
         """Have the kernel forget what it caches of bytes [start, end) of the disk."""
         for view in views:
+            if self._ending:
+                await trio.sleep_forever()
             first = max(start - view.start, 0)
-            await trio.to_thread.run_sync(
-                self.invalidate, view.inode, first, end - view.start - first,
-                limiter=self._invalidations,
-            )
+            self._drops += 1
+            try:
+                await trio.to_thread.run_sync(
+                    self.invalidate, view.inode, first, end - view.start - first,
+                    limiter=self._invalidations,
+                )
+            finally:
+                self._drops -= 1
+                self._idle.unpark_all()
+
+    async def settle(self) -> None:
+        """Begin to end: drop no more pages, and return when those under way are dropped.
+
+        A server goes on answering until this returns.  A drop waits for pages that are locked by
+        requests, some of which are still to come; left unanswered, they would hold it for ever,
+        and with it the process.  A write that would have to drop pages is not answered any more:
+        its writer is told that the mount is gone.
+        """
+        self._ending = True
+        while self._drops:
+            await self._idle.park()
 
     async def flush(self, handle: int) -> None:
         """Make a disk's writes durable (fsync)."""
@@ -472,6 +507,7 @@ class FileSystem:
             if not node.removed:
                 await self._in_thread(node, refit, node.disk)
                 node.resized()
+        self.tree.drop_unused(node)
 
     # The store
 
@@ -484,8 +520,9 @@ class FileSystem:
             node = self.tree.resolve(name)
             if node is None:
                 store = self._store_for_new(name)
-                new = await trio.to_thread.run_sync(store.create, name, mode & 0o777)
-                node = self.tree.add(store, name, *new)
+                path, disk = await trio.to_thread.run_sync(store.create, name, mode & 0o777)
+                found = Found(store, path, await trio.to_thread.run_sync(store.identity, path))
+                node = self.tree.add(name, found, disk)
                 node.growing = True
                 await self._scan()
             elif flags & os.O_EXCL:
@@ -558,7 +595,7 @@ class FileSystem:
     def flush_all(self) -> None:
         """Flush every disk.  The first HostError is raised after all were tried."""
         first: HostError | None = None
-        for node in list(self.tree.nodes.values()):
+        for node in self.tree.disks():
             try:
                 if not node.disk.read_only:
                     node.disk.flush()
@@ -569,7 +606,7 @@ class FileSystem:
 
     def close(self) -> None:
         """Close every disk, which gives its lock back."""
-        for node in list(self.tree.nodes.values()):
+        for node in self.tree.disks():
             node.disk.close()
 
     async def _in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,17 @@ _RECORD_BYTES_MAX = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A live (or dead) vdisk mount.  `pid` None: its record is not ours to read, or gone."""
+    """A live (or dead) vdisk mount.  `pid` None: its record is not ours to read, or gone.
+
+    `killed`: process `pid` was killed, and the system may not have got rid of all of it.
+    """
 
     mountpoint: str
     source: str
     pid: int | None = None
     read_only: bool = False
     disks: list[dict[str, Any]] = field(default_factory=list)
+    killed: bool = False
 
 
 def run_folder(uid: int | None = None) -> Path:
@@ -51,7 +55,7 @@ def record(mount: Mount) -> Path | None:
         if owner.st_uid != os.geteuid() or not stat.S_ISDIR(owner.st_mode):
             return None  # Somebody else made it, in a folder open to all.
         path = folder / f"{os.getpid()}.json"
-        text = json.dumps({**asdict(mount), "started": _start_time(os.getpid())})
+        text = json.dumps({**asdict(mount), "started": _state(os.getpid())[1]})
         path.with_suffix(".new").write_text(text)
         path.with_suffix(".new").chmod(0o600)
         path.with_suffix(".new").replace(path)
@@ -87,7 +91,9 @@ def take_failure(pid: int) -> str | None:
 
 def mounts() -> list[Mount]:
     """Every vdisk mount this user can see, in the order they were mounted."""
-    records = {found.mountpoint: found for found in _records()}
+    # Of a process that was killed and of one that took its place, the latter counts.
+    by_age = sorted(_records(), key=lambda found: not found.killed)
+    records = {found.mountpoint: found for found in by_age}
     listed = []
     for mountpoint, source, read_only in mounted():
         known = records.get(mountpoint)
@@ -137,8 +143,8 @@ def device_of(mountpoint: str) -> str | None:
 
 def is_running(pid: int, started: str | None = None) -> bool:
     """Whether the process lives (and, where `started` is given, is the same one)."""
-    now = _start_time(pid)
-    return now is not None and (started is None or now == started)
+    state, now = _state(pid)
+    return now is not None and state != "Z" and (started is None or now == started)
 
 
 def _run_folders() -> list[Path]:
@@ -164,8 +170,10 @@ def _read_record(path: Path) -> list[Mount]:
         values = json.loads(_read_small(path))
         started = values.pop("started")
         mount = Mount(**values)
-        if mount.pid is not None and is_running(mount.pid, started):
-            return [mount]
+        if mount.pid is not None:
+            state, now = _state(mount.pid)
+            if now == started:
+                return [replace(mount, killed=state == "Z")]
         path.unlink()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
@@ -181,14 +189,17 @@ def _read_small(path: Path) -> bytes:
         return file.read(_RECORD_BYTES_MAX)
 
 
-def _start_time(pid: int) -> str | None:
-    """Field 22 of /proc/PID/stat: tells a process from a later one with the same pid."""
+def _state(pid: int) -> tuple[str, str | None]:
+    """Fields 3 and 22 of /proc/PID/stat: the state letter, and the start time, None for no process.
+
+    The start time tells a process from a later one with the same pid.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return "", None
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
+    return fields[0], fields[19]
 
 
 def _unescape(text: str) -> str:

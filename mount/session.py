@@ -52,8 +52,9 @@ def mount_in_background(request: Request) -> int:
     """
     made = _prepare(request)
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # The caller may have closed it.
+            stream.flush()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
@@ -219,12 +220,23 @@ def _run(request: Request, ready: Callable[[], None]) -> None:
         pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
         mounted = True
         trio.run(_serve, request, filesystem, ready)
+    except BaseExceptionGroup as group:
+        raise _cause(group) from group
     finally:
         try:
             filesystem.close()
         finally:
             if mounted:
                 pyfuse3_server.stop(unmount=True)
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to tell of those that trio's nurseries gathered: a DiskError before any other."""
+    told = group.subgroup(DiskError) or group
+    error: BaseException = told
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(request: Request, filesystem: object, ready: Callable[[], None]) -> None:
@@ -243,6 +255,7 @@ async def _serve(request: Request, filesystem: object, ready: Callable[[], None]
     async def until_signalled(nursery: trio.Nursery) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for _ in signals:
+                await filesystem.settle()
                 nursery.cancel_scope.cancel()
 
     try:

@@ -14,7 +14,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from mount.errors import Gone
 from mount.inodes import DISKS_MAX, META, PLACE_MAX, Inode, NodeKind, pack, unpack
 from mount.views import View, ViewSet
 from vdisk.disk import ImageDisk
@@ -39,15 +41,17 @@ class DiskNode:
     """
 
     def __init__(
-        self, id_: int, name: str, store: Store, path: Path, disk: ImageDisk
+        self, id_: int, name: str, store: Store, path: Path, identity: object, disk: ImageDisk
     ) -> None:
         self.id = id_
         self.name = name
         self.store = store
-        self.path = path  # As the store knows it; it tells which file a name belongs to.
+        self.path = path
+        self.identity = identity  # The store's; it tells which file a name belongs to.
         self.disk = disk
         self.growing = False  # Created through the mount and not closed yet.
         self.removed = False
+        self.nameless = False  # Its host file has no name any more; it goes when it is closed.
         self.exclusive = False  # Being removed, renamed or resized: opens wait.
         self.stale = True
         self.scan = Scan(None, ())
@@ -104,21 +108,41 @@ class DiskNode:
         self.views.forget_retained()
 
     def partition_view(self, place: int) -> View:
-        """The view of a partition by the serial number in its inode; NotFound once it is gone."""
+        """The view of a partition by the serial number in its inode; Gone once it is."""
         try:
             return self._by_place[place]
         except KeyError:
-            raise NotFound("this partition is not in the table any more") from None
+            raise Gone("this partition is not in the table any more") from None
+
+
+class Found(NamedTuple):
+    """A file that a store holds.  `identity` stays when it is renamed, unlike `path`."""
+
+    store: Store
+    path: Path
+    identity: object
 
 
 @dataclass(slots=True)
 class Look:
     """What the stores held at one moment: name -> file, and the disks that were opened anew."""
 
-    versions: list[object]
-    files: dict[str, tuple[Store, Path]] = field(default_factory=dict)
-    opened: dict[tuple[Store, Path], ImageDisk] = field(default_factory=dict)
+    versions: dict[Store, object]
+    files: dict[str, Found] = field(default_factory=dict)
+    opened: dict[str, ImageDisk] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+
+    def add(self, store: Store, name: str, path: Path, known: set[tuple[Store, object]]) -> None:
+        """Note a file, and open it unless it is in `known`.  Raises what opening it raises."""
+        if name in self.files:
+            raise InvalidArgument(
+                f"{self.files[name].path} and {path} would both be shown as {name}",
+                hint="rename one of them, or mount them apart",
+            )
+        found = Found(store, path, store.identity(path))
+        if (store, found.identity) not in known:
+            self.opened[name] = store.open(name)
+        self.files[name] = found
 
 
 class Tree:
@@ -130,34 +154,30 @@ class Tree:
         self.problems: dict[str, str] = {}
         self._by_id: dict[int, DiskNode] = {}
         self._next_id = 0
-        self._versions: list[object] = []
+        self._versions: dict[Store, object] = {}
         self._failed_at = 0.0
 
     # Which disks there are
 
-    def known(self) -> set[tuple[Store, Path]]:
-        """The files that are open already, for `look`."""
-        return {(node.store, node.path) for node in self.nodes.values()}
+    def disks(self) -> list[DiskNode]:
+        """Every open disk, those with no name any more as well."""
+        return list(self._by_id.values())
 
-    def look(self, known: set[tuple[Store, Path]], *, strict: bool = False) -> Look:
+    def known(self) -> set[tuple[Store, object]]:
+        """The (store, identity) of files that are open already, for `look`."""
+        return {(node.store, node.identity) for node in self.nodes.values()}
+
+    def look(self, known: set[tuple[Store, object]], *, strict: bool = False) -> Look:
         """Look into the stores and open what is not in `known`.  Reads host files, changes nothing.
 
         A disk that cannot be opened is left out, and `problems` says why; with `strict` it is
         raised instead.
         """
-        look = Look([store.version() for store in self.stores])
+        look = Look({store: store.version() for store in self.stores})
         for store in self.stores:
             for name, path in store.names().items():
-                if name in look.files:
-                    raise InvalidArgument(
-                        f"{look.files[name][1]} and {path} would both be shown as {name}",
-                        hint="rename one of them, or mount them apart",
-                    )
-                look.files[name] = (store, path)
-                if (store, path) in known:
-                    continue
                 try:
-                    look.opened[store, path] = store.open(name)
+                    look.add(store, name, path, known)
                 except DiskError as error:
                     if strict:
                         raise
@@ -168,23 +188,22 @@ class Tree:
     def show(self, look: Look) -> None:
         """Name all disks as `look` found them, add those it opened and drop those that went.
 
-        A disk that is open stays, whatever became of its file.
+        A file that was replaced is another disk, one that was renamed is the same.  A disk that
+        is open loses its name like any file, and is closed when its last user is done.
         """
         self._versions, self.problems = look.versions, look.problems
-        open_already = {(node.store, node.path): node for node in self.nodes.values()}
+        open_already = {(node.store, node.identity): node for node in self.nodes.values()}
         shown: dict[str, DiskNode] = {}
-        for name, key in look.files.items():
-            node = open_already.pop(key, None)
-            if node is None and key in look.opened:
-                node = self.add(key[0], name, key[1], look.opened[key])
+        for name, found in look.files.items():
+            node = open_already.pop((found.store, found.identity), None)
+            if node is None and name in look.opened:
+                node = self.add(name, found, look.opened[name])
             if node is not None:
-                node.name = name
+                node.name, node.path = name, found.path
                 shown[name] = node
         for node in open_already.values():
-            if node.views.handles and node.name not in shown:
-                shown[node.name] = node
-            else:
-                self.drop(node)
+            node.nameless = True
+            self.drop_unused(node)
         self.nodes = shown
         if self.problems:
             self._failed_at = time.monotonic()
@@ -193,15 +212,19 @@ class Tree:
         """Whether the stores still hold what the last scan saw (a failed open is tried again)."""
         if self.problems and time.monotonic() - self._failed_at > _RETRY_SECONDS:
             return False
-        return self._versions == [store.version() for store in self.stores]
+        return all(self.is_unchanged(store) for store in self.stores)
 
-    def add(self, store: Store, name: str, path: Path, disk: ImageDisk) -> DiskNode:
+    def is_unchanged(self, store: Store) -> bool:
+        """Whether that store still holds what the last scan saw."""
+        return store in self._versions and store.version() == self._versions[store]
+
+    def add(self, name: str, found: Found, disk: ImageDisk) -> DiskNode:
         """Show an open disk."""
         for _ in range(DISKS_MAX):
             self._next_id = (self._next_id + 1) % DISKS_MAX
             if self._next_id not in self._by_id:
                 break
-        node = DiskNode(self._next_id, name, store, path, disk)
+        node = DiskNode(self._next_id, name, *found, disk)
         self.nodes[name] = self._by_id[node.id] = node
         return node
 
@@ -213,12 +236,17 @@ class Tree:
         self._by_id.pop(node.id, None)
         node.disk.close()
 
+    def drop_unused(self, node: DiskNode) -> None:
+        """Close a disk that has no name any more, unless somebody has it open."""
+        if node.nameless and not node.views.handles and not node.removed:
+            self.drop(node)
+
     def node_of(self, inode: int) -> DiskNode:
-        """The disk an inode belongs to; NotFound once it is gone."""
+        """The disk an inode belongs to; Gone once it is."""
         try:
             return self._by_id[unpack(inode).disk]
         except (KeyError, ValueError):
-            raise NotFound("no such disk any more") from None
+            raise Gone("no such disk any more") from None
 
     # Names
 

@@ -15,12 +15,14 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from mount import live
 from mount.users import users_of
 from vdisk.errors import Busy, DiskError, HostError, NotFound, NotPermitted
 
-_MNT_DETACH = 2  # umount2(2).
+_MNT_FORCE = 1  # umount2(2).
+_MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _SLOW_SECONDS = 2.0
 _PROBE_SECONDS = 1.0
@@ -75,8 +77,10 @@ def unmount(
     """
     process = _process(mount.pid)
     try:
-        detached = not _take_away(mount, lazy=lazy or process is None)
-        if process is not None and detached:
+        if process is not None and mount.killed:
+            _let_go(process, mount.mountpoint)
+        detached = not _take_away(mount, lazy=lazy or process is None or mount.killed)
+        if process is not None and detached and not mount.killed:
             tell(f"{mount.mountpoint}: still in use; the disk is closed when its last user ends")
             return
         if process is not None:
@@ -93,13 +97,15 @@ def unmount(
 
 def is_dead(mount: live.Mount) -> bool:
     """Whether the process that served `mount` is gone ("Transport endpoint is not connected")."""
+    if mount.killed:
+        return True
     if mount.pid is not None and live.is_running(mount.pid):
         return False
     answers: list[int] = []
 
     def probe() -> None:
         try:
-            os.stat(mount.mountpoint)
+            os.statvfs(mount.mountpoint)  # Unlike stat, never answered from what the kernel keeps.
         except OSError as error:
             answers.append(error.errno or 0)
 
@@ -120,12 +126,39 @@ def _process(pid: int | None) -> int | None:
         return None
 
 
-def _wait(process: int, mount: live.Mount, tell: Callable[[str], None]) -> None:
+def _let_go(process: int, mountpoint: str) -> None:
+    """Make the kernel give up a killed process that it still has.
+
+    A thread that was in the kernel, dropping cached pages, may wait there for a page that is locked
+    by a request on this very mount, which nobody answers any more; and as long as there is that
+    thread, the image stays open and locked.  Raises HostError where it takes more rights.
+    """
+    if _has_ended(process, _SLOW_SECONDS):
+        return
+    device = live.device_of(mountpoint)
+    abort = Path("/sys/fs/fuse/connections", str(device).partition(":")[2], "abort")
+    with suppress(OSError):  # The owner may write to it, where fusectl is mounted.
+        abort.write_text("1")
+    if os.geteuid() == 0:
+        _libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | _MNT_FORCE)
+    if not _has_ended(process, _SLOW_SECONDS):
+        raise HostError(
+            "its process was killed and cannot end", errno=errno.EBUSY, path=mountpoint,
+            hint=f"as root: umount -f {mountpoint}",
+        )
+
+
+def _has_ended(process: int, seconds: float | None) -> bool:
+    """Whether all of a process is gone within so many seconds (None: however long it takes)."""
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    if not poll.poll(_SLOW_SECONDS * 1000):
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def _wait(process: int, mount: live.Mount, tell: Callable[[str], None]) -> None:
+    if not _has_ended(process, _SLOW_SECONDS):
         tell(f"{mount.mountpoint}: waiting for everything to be written to {mount.source} …")
-        poll.poll()
+        _has_ended(process, None)
 
 
 def _take_away(mount: live.Mount, *, lazy: bool) -> bool:
@@ -174,10 +207,10 @@ def _as_user(mountpoint: str, *, lazy: bool) -> int:
     if done.returncode == 0:
         return 0
     said = done.stderr.decode(errors="replace").strip()
-    for number in (errno.EBUSY, errno.EPERM, errno.EINVAL):
-        if os.strerror(number) in said:
-            return number
-    with suppress(ValueError):
-        if mountpoint not in (where for where, _, _ in live.mounted()):
-            return 0
+    if mountpoint not in (where for where, _, _ in live.mounted()):
+        return 0  # Somebody else was faster.
+    if os.strerror(errno.EBUSY) in said:
+        return errno.EBUSY
+    if os.strerror(errno.EPERM) in said or "not found in /etc/mtab" in said:
+        return errno.EPERM  # It looks for the caller's own mounts only.
     raise HostError(f"cannot unmount: {said}", errno=errno.EIO, path=mountpoint)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from model import HostBytes, Subject, lba_of, mapped, mapped_extent
 
+from model import HostBytes, Subject, lba_of, mapped, mapped_extent
 from vdisk.disk import Disk, Slice
 from vdisk.errors import (
     Busy,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from harness import Mounted, Person, mount, ordinary_user
+from stores import Store
 
 settings.register_profile(
     "vdisk", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -47,3 +48,27 @@ def mounts(person: Person, place: Path) -> Iterator[Callable[..., Mounted]]:
     yield make
     for mounted in made:
         mounted.end()
+
+
+@pytest.fixture(scope="module", params=PEOPLE)
+def module_person(request: pytest.FixtureRequest) -> Person:
+    """As `person`, for mounts that all tests of a module share."""
+    return Person() if request.param == "root" else ordinary_user()
+
+
+@pytest.fixture(scope="module")
+def shared_store(module_person: Person) -> Iterator[Store]:
+    """The mounted folder behind `store`."""
+    folder = module_person.folder()
+    module_person.run("mkdir", folder / "disks")
+    mounted = mount(module_person, [folder / "disks"], folder / "mnt")
+    yield Store(mounted, folder / "disks")
+    mounted.end()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Iterator[Store]:
+    """An empty mounted folder.  One mount for a module's tests: that each ends clean is checked."""
+    yield shared_store
+    shared_store.clear()

@@ -52,9 +52,10 @@ class Holder:
 
 
 @contextmanager
-def qemu_io(image: Path, *options: str, person: Person = Person()) -> Iterator[Holder]:
+def qemu_io(image: Path, *options: str, person: Person | None = None) -> Iterator[Holder]:
     """qemu-io with `image` open: "-r" for reading only, "-U" to share with a writer."""
-    with _held(person.command("qemu-io", *options, "-f", "raw", image), PROMPT) as holder:
+    command = (person or Person()).command("qemu-io", *options, "-f", "raw", image)
+    with _held(command, PROMPT) as holder:
         yield holder
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from conformance import some_bytes
 from model import Subject
 from table_images import entry, record
-
 from vdisk.disk import Disk, Slice
 from vdisk.geometry import Geometry, choose
 from vdisk.open import OpenOptions, open_disk, resize_disk

@@ -1,23 +1,30 @@
-"""`vdisk mount`, `umount` and `list`, and `mount -t vdisk`: on real mounts, as root and as a user."""
+"""`vdisk mount`, `umount`, `list` and `mount -t vdisk`, on real mounts, as root and as a user."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import PATIENCE, ROOT, Mounted, Person, make_image
+from harness import PATIENCE, ROOT, Mounted, Person, make_image, mount, ordinary_user
+from mount import live
 
 MIB = 1 << 20
 Mounts = Callable[..., Mounted]
+# Where root and a user are not told different things, once is enough.
+AS_ONE = pytest.mark.parametrize("person", [Person()], ids=["self"])
+TAKES_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, and a user beside it")
 
 
 def said(person: Person, *words: str | Path, status: int = 1) -> str:
@@ -42,6 +49,38 @@ def is_gone(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return True
+
+
+def content(person: Person, path: Path) -> bytes:
+    """A file's bytes as `person` reads them: root itself may not look into a user's mount."""
+    return person.run("cat", path).stdout
+
+
+@contextmanager
+def using(person: Person, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell of `person` that has come to `read`; it goes on when its input has a line."""
+    process = subprocess.Popen(
+        person.command("sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when process `pid` has ended; fails when it does not."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([process], [], [], PATIENCE)[0], f"process {pid} does not end"
+    finally:
+        os.close(process)
 
 
 @pytest.fixture
@@ -74,6 +113,7 @@ def test_create_makes_the_disk_the_folder_and_the_mount(person: Person, place: P
     person.vdisk("umount", "mnt", cwd=place)
 
 
+@AS_ONE
 def test_create_leaves_a_disk_of_another_size_alone(person: Person, place: Path) -> None:
     image = make_image(place / "d.img", MIB, person)
     assert "1 MiB" in said(person, "mount", "--create", "2M", image, place / "mnt")
@@ -93,6 +133,7 @@ def test_a_mount_that_fails_leaves_nothing(person: Person, place: Path) -> None:
     assert sorted(path.name for path in place.iterdir()) == ["file", "short.img"]
 
 
+@AS_ONE
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -131,8 +172,8 @@ def test_what_cannot_be_mounted_is_one_line(
 def test_read_only_refuses_writes(mounts: Mounts, person: Person, place: Path) -> None:
     image = make_image(place / "d.img", MIB, person)
     mounted = mounts(image, options=("-r",))
-    with pytest.raises(OSError, match="Read-only"):
-        (mounted / "d").open("r+b")
+    refused = person.run("sh", "-c", f"echo >> {mounted / 'd'}", check=False)
+    assert b"Read-only file system" in refused.stderr
     row = listed(person, mounted.mountpoint)
     assert row is not None
     assert (row["read_only"], row["state"]) == (True, "ro")
@@ -140,6 +181,7 @@ def test_read_only_refuses_writes(mounts: Mounts, person: Person, place: Path) -
     person.vdisk("read", image)
 
 
+@AS_ONE
 def test_a_geometry_that_was_given_once_is_kept(
     mounts: Mounts, person: Person, place: Path
 ) -> None:
@@ -147,7 +189,7 @@ def test_a_geometry_that_was_given_once_is_kept(
     mounts(image, options=("--chs", "10/4/17")).unmount()
     assert person.vdisk("chs", image).stdout == b"10/4/17\n"
     mounted = mounts(image)
-    assert (mounted / ".vdisk/d/geometry").read_text().splitlines()[0] == "10/4/17"
+    assert content(person, mounted / ".vdisk/d/geometry").splitlines()[0] == b"10/4/17"
 
 
 def test_findmnt_shows_source_and_type(mounts: Mounts, person: Person, place: Path) -> None:
@@ -165,14 +207,18 @@ def test_foreground_ends_with_0_on_a_signal(
     image = make_image(place / "d.img", MIB, person)
     mnt, pid_file = place / "mnt", place / "pid"
     line = person.vdisk_command("mount", "-f", "--pid-file", pid_file, image, mnt)
-    with subprocess.Popen(person.command(*line), stderr=subprocess.PIPE) as process:
+    process = subprocess.Popen(person.command(*line), stderr=subprocess.PIPE)
+    try:
         deadline = time.monotonic() + PATIENCE
         while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
-        assert (mnt / "d").stat().st_size == MIB
+        assert content(person, mnt / "d") == bytes(MIB)
         person.run("kill", f"-{number.name[3:]}", pid_file.read_text().strip())
         assert process.communicate(timeout=PATIENCE)[1] == b""
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
     assert process.returncode == 0
     assert not pid_file.exists()
     assert str(mnt) not in Path("/proc/self/mountinfo").read_text()
@@ -188,16 +234,18 @@ def test_umount_waits_for_the_flush_and_the_lock(
     mounted = mounts(image)
     person.run("dd", "if=/dev/urandom", f"of={mounted / 'd'}", "bs=1M", "count=8", "conv=notrunc",
                "status=none")  # fmt: skip
-    content = (mounted / "d").read_bytes()
+    written = content(person, mounted / "d")
     mounted.unmount()
     assert is_gone(mounted.pid)
     assert not mounted.is_mounted()
-    assert image.read_bytes() == content
+    assert written != bytes(8 * MIB)
+    assert image.read_bytes() == written
     # qemu-io takes the writer's lock at once.
     person.run("qemu-io", "-f", "raw", "-c", "write 0 512", image)
     assert listed(person, mounted.mountpoint) is None
 
 
+@AS_ONE
 @pytest.mark.parametrize("by", ["relative", "link", "slash", "image", "image link"])
 def test_umount_finds_the_mount_however_it_is_named(
     by: str, mounts: Mounts, person: Person, place: Path
@@ -214,12 +262,14 @@ def test_umount_finds_the_mount_however_it_is_named(
     assert not mounted.is_mounted()
 
 
+@AS_ONE
 def test_umount_of_what_is_no_vdisk_mount_is_refused(person: Person, place: Path) -> None:
     for what in (place, place / "missing", Path("/"), Path("/proc")):
         assert "no vdisk mount" in said(person, "umount", what)
     assert Path("/proc/self").exists()
 
 
+@AS_ONE
 def test_umount_asks_which_where_a_source_is_mounted_twice(
     mounts: Mounts, person: Person, place: Path
 ) -> None:
@@ -236,35 +286,28 @@ def test_a_mount_in_use_is_busy_and_names_its_user(
     mounts: Mounts, person: Person, place: Path
 ) -> None:
     mounted = mounts(make_image(place / "d.img", MIB, person))
-    with subprocess.Popen(
-        person.command("sleep", "60"), cwd=mounted.mountpoint
-    ) as user:
+    with using(person, f"cd {mounted.mountpoint} && echo ready && read x") as user:
         text = said(person, "umount", mounted.mountpoint)
-        assert f"sleep (pid {user.pid})" in text
+        assert f"sh (pid {user.pid})" in text
         assert "--lazy" in text
         assert mounted.is_mounted()
-        user.kill()
     mounted.unmount()
 
 
 def test_lazy_ends_with_the_last_user(mounts: Mounts, person: Person, place: Path) -> None:
     mounted = mounts(make_image(place / "d.img", MIB, person))
-    handle = os.open(mounted / "d", os.O_RDWR)
-    try:
+    script = f"exec 3<> {mounted / 'd'} && echo ready && read x && printf 'still here' >&3"
+    with using(person, script) as user:
         person.vdisk("umount", "--lazy", mounted.mountpoint)
         assert not mounted.is_mounted()
         assert not is_gone(mounted.pid)
-        os.pwrite(handle, b"still here", 0)
-        process = os.pidfd_open(mounted.pid)
-    finally:
-        os.close(handle)
-    with os.fdopen(process) as ended:
-        import select
-
-        assert select.select([ended], [], [], PATIENCE)[0]
+        user.communicate(b"go on\n", timeout=PATIENCE)
+        assert user.returncode == 0
+    wait_for_end(mounted.pid)
     assert (place / "d.img").read_bytes()[:10] == b"still here"
 
 
+@AS_ONE
 def test_lazy_waits_like_any_other_where_nobody_uses_it(
     mounts: Mounts, person: Person, place: Path
 ) -> None:
@@ -279,35 +322,27 @@ def test_a_killed_daemon_is_cleaned_up(
 ) -> None:
     image = make_image(place / "d.img", MIB, person)
     mounted = mounts(image)
-    written = b"acknowledged" * 1000
-    handle = os.open(mounted / "d", os.O_RDWR)
-    os.pwrite(handle, written, 4096)
-    os.fsync(handle)
-    if not in_use:
-        os.close(handle)
-    os.kill(mounted.pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="not connected"):
-        while True:  # The kernel lets go of the connection when the process has ended.
-            os.stat(mounted.mountpoint)
-    row = listed(person, mounted.mountpoint)
-    assert row is not None
-    assert row["state"] == "dead"
-    again = said(person, "mount", image, mounted.mountpoint)
-    assert "vdisk umount" in again
-    person.vdisk("umount", mounted.mountpoint)
-    if in_use:
-        os.close(handle)
+    person.run(
+        "dd", f"of={mounted / 'd'}", "bs=4k", "seek=1", "conv=notrunc,fsync", stdin=b"kept" * 1024
+    )
+    with using(person, f"{f'cd {mounted.mountpoint} &&' if in_use else ''} echo ready; read x"):
+        os.kill(mounted.pid, signal.SIGKILL)
+        wait_for_end(mounted.pid)
+        gone = person.run("ls", mounted.mountpoint, check=False)
+        assert b"not connected" in gone.stderr
+        row = listed(person, mounted.mountpoint)
+        assert row is not None
+        assert row["state"] == "dead"
+        assert "vdisk umount" in said(person, "mount", image, mounted.mountpoint)
+        person.vdisk("umount", mounted.mountpoint)
     assert not mounted.is_mounted()
     assert listed(person, mounted.mountpoint) is None
     fresh = mounts(image)
-    assert (fresh / "d").read_bytes()[4096 : 4096 + len(written)] == written
+    assert content(person, fresh / "d")[4096:8192] == b"kept" * 1024
 
 
-def test_a_user_cannot_end_roots_mount_and_root_can_end_a_users(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("takes root and an ordinary user")
-    from harness import mount, ordinary_user
-
+@TAKES_ROOT
+def test_a_user_cannot_end_roots_mount_and_root_can_end_a_users() -> None:
     root, user = Person(), ordinary_user()
     theirs, ours = user.folder(), root.folder()
     made = [
@@ -357,6 +392,7 @@ def test_list_says_source_disk_geometry_mountpoint_and_pid(
     ]  # fmt: skip
 
 
+@AS_ONE
 def test_records_that_make_no_sense_are_passed_over(person: Person, place: Path) -> None:
     # In a folder of root's or a user's own; a broken one must not keep anybody from the list.
     runtime = place / "run"
@@ -400,11 +436,12 @@ def test_the_helper_takes_what_mount_8_gives_it(
     ended = helper(person, image, place / "mnt", "-v", "-o", options, "-t", "vdisk")
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert str(place / "mnt").encode() in ended.stdout
-    geometry = (place / "mnt/.vdisk/d/geometry").read_text()
-    assert geometry.splitlines()[0] == "10/4/17"
+    geometry = content(person, place / "mnt/.vdisk/d/geometry")
+    assert geometry.splitlines()[0] == b"10/4/17"
     person.vdisk("umount", place / "mnt")
 
 
+@AS_ONE
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
@@ -440,6 +477,7 @@ def test_the_helpers_statuses_are_those_of_mount_8(
     assert str(place) not in Path("/proc/self/mountinfo").read_text()
 
 
+@AS_ONE
 def test_the_helper_fakes_and_is_sloppy(
     helper: Callable[..., subprocess.CompletedProcess[bytes]], person: Person, place: Path
 ) -> None:
@@ -450,18 +488,17 @@ def test_the_helper_fakes_and_is_sloppy(
     assert str(place) not in Path("/proc/self/mountinfo").read_text()
 
 
-@pytest.mark.usefixtures("taken_down")
-def test_mount_8_and_fstab(tmp_path: Path, place: Path, person: Person) -> None:
+@TAKES_ROOT
+def test_mount_8_and_fstab(tmp_path: Path) -> None:
     # mount(8) looks for helpers in /sbin only, so a private /sbin is made: in a namespace of its
     # own, in which nothing that happens touches the machine.
-    if not person.is_root:
-        pytest.skip("mount(8) in a namespace takes root")
+    place = tmp_path
     image = make_image(place / "d.img", MIB)
     helper = place / "mount.vdisk"
     code = "from mount.cli.mount_helper import main; main()"
-    python = person.vdisk_command()
+    python = sys.executable
     helper.write_text(
-        f"#!/bin/sh\nPYTHONPATH={ROOT} exec {python[2]} -c '{code}' \"$@\"\n"
+        f"#!/bin/sh\nPYTHONPATH={ROOT} exec {python} -c '{code}' \"$@\"\n"
     )
     helper.chmod(0o755)
     (place / "fstab").write_text(f"{image} {place}/two vdisk noauto,ro,x-test,chs=2/2/2 0 0\n")
@@ -473,7 +510,7 @@ def test_mount_8_and_fstab(tmp_path: Path, place: Path, person: Person) -> None:
         cp {helper} {place}/sbin/mount.vdisk
         mount --bind {place}/sbin /usr/sbin
         export PATH=$PATH:/usr/sbin
-        run() {{ env PYTHONPATH={ROOT} {python[2]} -c 'from mount.cli import main; main()' "$@"; }}
+        run() {{ env PYTHONPATH={ROOT} {python} -c 'from mount.cli import main; main()' "$@"; }}
         mount -t vdisk {image} {place}/one -o uid=1234,chs=10/4/17
         stat -c '%u %s' {place}/one/d
         run umount {place}/one
@@ -487,3 +524,51 @@ def test_mount_8_and_fstab(tmp_path: Path, place: Path, person: Person) -> None:
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines() == [f"1234 {MIB}", "2/2/2"]
+
+
+def test_what_the_process_could_not_write_is_told_at_umount(
+    mounts: Mounts, person: Person, place: Path
+) -> None:
+    # The process leaves its last words in a file; here the test writes them for it.
+    mounted = mounts(make_image(place / "d.img", MIB, person))
+    words = b"d.img: cannot flush: Input/output error\x1b[2J\n"
+    uid = os.geteuid() if person.name is None else mounted.mountpoint.parent.stat().st_uid
+    left = live.failure_file(mounted.pid, uid)
+    person.run("tee", left, stdin=words)
+    text = said(person, "umount", mounted.mountpoint)
+    assert text == "vdisk: d.img: cannot flush: Input/output error\\x1b[2J\n"
+    assert not mounted.is_mounted()
+    assert not left.exists()
+
+
+@TAKES_ROOT
+@AS_ONE
+def test_a_loop_device_on_a_mounted_disk_is_named(
+    mounts: Mounts, person: Person, place: Path
+) -> None:
+    # The kernel itself holds the file open: no process in /proc shows it.
+    mounted = mounts(make_image(place / "d.img", MIB))
+    device = person.run("losetup", "--find", "--show", mounted / "d").stdout.decode().strip()
+    try:
+        assert device in said(person, "umount", mounted.mountpoint)
+    finally:
+        person.run("losetup", "--detach", device)
+    mounted.unmount()
+
+
+@AS_ONE
+def test_closed_standard_files_never_become_the_image_of_a_mount(
+    person: Person, place: Path, mounts: Mounts
+) -> None:
+    # A descriptor 0 that was closed is the next one opened; the daemon lets go of 0, 1 and 2.
+    image = make_image(place / "d.img", MIB)
+    pid_file, mnt = place / "pid", place / "mnt"
+    command = person.vdisk_command("mount", "--pid-file", pid_file, image, mnt)
+    subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], check=True)
+    mounted = Mounted(person, mnt, int(pid_file.read_text()))
+    try:
+        (mounted / "d").open("r+b").write(b"through")
+        mounted.unmount()
+    finally:
+        mounted.end()
+    assert image.read_bytes()[:7] == b"through"

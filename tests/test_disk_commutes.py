@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
+
 from model import PLACES, DiskMachine, host_folder
 from raw_subjects import LAYERS, SECTOR_SIZES, raw_subject
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from conformance import DiskConformance
 from model import PLACES, Subject, host_folder
 from raw_subjects import LAYERS, SECTOR_SIZES, raw_subject

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
 from conformance import DiskConformance, some_bytes
 from holders import qemu_io, vdisk_holder
 from model import Subject, host_folder
-
 from vdisk.disk import Disk
 from vdisk.errors import Busy, HostError, Unsupported
 from vdisk.geometry import Geometry

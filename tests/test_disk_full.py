@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from model import host_folder
 
+from model import host_folder
 from vdisk.disk import Disk
 from vdisk.errors import HostError
 from vdisk.open import OpenOptions, open_disk

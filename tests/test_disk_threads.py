@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from model import PLACES, host_folder
 
+from model import PLACES, host_folder
 from vdisk.disk import Disk, Slice
 from vdisk.open import OpenOptions, open_disk
 
@@ -48,7 +48,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def test_threads_on_ranges_of_their_own_each_see_a_plain_byte_array(disk: Disk) -> None:
-    """Ranges that touch, at unaligned ends; each thread reads, writes, zeroes, discards and maps."""
+    """Ranges that touch; each thread reads, writes, zeroes, discards and maps at unaligned ends."""
     models = [bytearray(SHARE) for _ in range(THREADS)]
 
     def work(number: int) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import PLACES, host_folder
 
+from model import PLACES, host_folder
 from vdisk.disk import Disk
 from vdisk.extent import Extent
 from vdisk.open import OpenOptions, open_disk

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model import host_folder
 
+from model import host_folder
 from vdisk.disk import ImageDisk
 from vdisk.errors import InvalidArgument, InvalidFormat, Unsupported
 from vdisk.formats.registry import signature

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from model import PLACES, host_folder
 
+from model import PLACES, host_folder
 from vdisk.errors import DiskError, Exists, HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.host import HostFile, Promptness
 

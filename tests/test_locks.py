@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from holders import qemu_io, vdisk_holder
 
+from holders import qemu_io, vdisk_holder
 from vdisk.disk import Disk
 from vdisk.errors import Busy
 from vdisk.host import HostFile

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from model import host_folder
 
+from model import host_folder
 from vdisk.errors import Corrupt
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from table_images import (
     MIB,
     blank,
@@ -22,7 +23,6 @@ from table_images import (
     scan_bytes,
     scan_file,
 )
-
 from vdisk.tables import Scan, read_table
 
 SIZE = 2 * MIB

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from table_images import (
     MIB,
     blank,
@@ -28,7 +29,6 @@ from table_images import (
     sfdisk_rows,
     slices,
 )
-
 from vdisk.tables import guess_sector_size
 
 PARTITIONS = """label: gpt

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from table_images import (
     MIB,
     blank,
@@ -21,7 +22,6 @@ from table_images import (
     scan_bytes,
     scan_file,
 )
-
 from vdisk.tables import Region, Scan
 
 CHAIN = disk_of(

@@ -1,4 +1,4 @@
-"""Folders full of files for file systems to hold, and the hashes that tell whether they still do."""
+"""Folders full of files for file systems to hold, and the hashes that tell if they still do."""
 
 from __future__ import annotations
 

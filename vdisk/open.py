@@ -14,6 +14,7 @@ from pathlib import Path
 from vdisk.disk import Disk, ImageDisk, Slice
 from vdisk.errors import Corrupt, DiskError, HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
+from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
 from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.host import HostFile
@@ -107,20 +108,21 @@ def open_image(
 ) -> ImageDisk:
     """Open the image at `path` as a whole disk, its geometry chosen.
 
-    An empty file is InvalidFormat unless `allow_empty`.  A format that is given for a writable
-    disk is recorded: from then on the guest's bytes have no say in it.
+    An empty file is InvalidFormat unless `allow_empty`.  The format of a writable disk is
+    recorded where it was given or is raw: from then on the guest's bytes have no say in it.
     """
     host = HostFile.open(path, writable=writable, lock=lock)
     try:
         image = open_format(host, options.format)
-        if options.format is not None and writable:
-            store_format(host, options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,
                 hint=f"give it a size: vdisk resize {path} 1G",
             )
-        return image_disk(host, image, options)
+        disk = image_disk(host, image, options)
+        if writable and (options.format is not None or image.name == Raw.name):
+            store_format(host, image.name)
+        return disk
     except BaseException:
         host.close()
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ from vdisk.record import FORMAT_ATTRIBUTE, store_format
 
 NEW_EXTENSION = ".img"
 """What a disk that is created in a folder under a bare name is called in the host."""
+
+_TICK_NS = 20_000_000  # The slowest clock of a kernel in use ticks 100 times a second.
 
 _PARTITION_NAME = re.compile(r"(.+)\.p\d+")
 
@@ -54,6 +57,10 @@ class Store(ABC):
     @abstractmethod
     def version(self) -> object:
         """A value that changes when `names()` may answer something new."""
+
+    @abstractmethod
+    def identity(self, path: Path) -> object:
+        """What stays the same of a file in `names()` while it is the same disk."""
 
     def resolve(self, name: str) -> str | None:
         """The shown name that `name` means: itself, or a host file's full name."""
@@ -112,6 +119,9 @@ class ImageList(Store):
     def version(self) -> object:
         return None
 
+    def identity(self, path: Path) -> object:
+        return path
+
 
 class FolderStore(Store):
     """A folder whose image files are the disks.
@@ -127,9 +137,21 @@ class FolderStore(Store):
 
     def version(self) -> object:
         try:
-            return os.stat(self.source).st_mtime_ns
+            found = os.stat(self.source)
         except OSError as error:
             raise HostError.of(error, "look into", self.source) from error
+        # Two changes within one tick of the kernel's clock can leave the same time.  Unlike the
+        # time of modification, that of change cannot be set back, as rsync does.
+        if time.time_ns() - found.st_ctime_ns < _TICK_NS:
+            return object()
+        return found.st_mtime_ns, found.st_ctime_ns
+
+    def identity(self, path: Path) -> object:
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise HostError.of(error, "look at", path) from error
+        return found.st_dev, found.st_ino
 
     def names(self) -> dict[str, Path]:
         try:

@@ -70,13 +70,18 @@ def mount(
         None if pid_file is None else Path(pid_file), debug,
     )
     check_mountpoint(request.mountpoint)
-    made = create_size is not None and _create(request, create_size)
+    stay = foreground or debug
+    made, told = (False, None) if create_size is None else _create(request, create_size)
+    if told is not None and stay:
+        note(told)
     try:
-        start(request, foreground=foreground or debug)
+        start(request, foreground=stay)
     except (DiskError, OSError):
         if made:
             _unmake(request.sources[0])
         raise
+    if told is not None and not stay:  # An error is one line, and this would be another.
+        note(told)
 
 
 def start(request: Request, *, foreground: bool = False) -> None:
@@ -108,8 +113,8 @@ def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> Mo
     return found
 
 
-def _create(request: Request, size: int) -> bool:
-    """Make the disk that is to be mounted; False where it was there already.
+def _create(request: Request, size: int) -> tuple[bool, str]:
+    """Make the disk that is to be mounted, or not where it is there; and say which of the two.
 
     Raises Exists where what is there is something else.
     """
@@ -119,8 +124,7 @@ def _create(request: Request, size: int) -> bool:
     if not os.path.lexists(path):
         if request.options.read_only:
             raise click.UsageError("--create and read-only exclude each other")
-        note(create_disk(path, size, options))
-        return True
+        return True, create_disk(path, size, options)
     if path.is_dir():
         raise Exists("is a folder: no disk can be created in its place", path=path)
     with open_image(path, writable=False, options=options, lock=False) as disk:
@@ -131,8 +135,7 @@ def _create(request: Request, size: int) -> bool:
             path=path,
             hint="mount it without --create; vdisk resize changes its size",
         )
-    note(f"{path}: is there already, and is used as it is")
-    return False
+    return False, f"{path}: is there already, and is used as it is"
 
 
 def _unmake(path: Path) -> None:

@@ -43,6 +43,8 @@ def _open_standard_files() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
+    if sys.stderr is None:  # Who writes there means no harm by it.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _status(work: Callable[[], object], name: str) -> int:
