@@ -567,7 +567,8 @@ def test_closed_standard_files_never_become_the_image_of_a_mount(
     subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], check=True)
     mounted = Mounted(person, mnt, int(pid_file.read_text()))
     try:
-        (mounted / "d").open("r+b").write(b"through")
+        with (mounted / "d").open("r+b") as file:
+            file.write(b"through")
         mounted.unmount()
     finally:
         mounted.end()

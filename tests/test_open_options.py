@@ -103,7 +103,7 @@ def test_resizing_keeps_the_heads_and_the_record_always_fits(image: Path) -> Non
             assert os.getxattr(image, "user.vdisk.geometry").decode() == recorded
             assert f"{disk.geometry} 512" == recorded
         resize_disk(disk, 67 * 512)  # type: ignore[arg-type]
-        assert os.listxattr(image) == []
+        assert "user.vdisk.geometry" not in os.listxattr(image)
     with open_disk(image) as disk:
         assert disk.choice is not None
         assert disk.choice.source == "profile"
@@ -136,7 +136,7 @@ def test_killed_in_the_middle_of_a_resize_the_image_still_opens(
     if size:
         open_disk(image).close()
     else:
-        assert os.listxattr(image) == []
+        assert "user.vdisk.geometry" not in os.listxattr(image)
 
 
 def test_a_resize_that_fails_leaves_the_geometry_as_it_was(
