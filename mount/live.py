@@ -1,9 +1,10 @@
 """Live mounts: what `vdisk list` shows and `vdisk umount` waits for.
 
 Each daemon keeps a record, a small JSON file named by its pid, in the run folder: /run/vdisk for
-root, $XDG_RUNTIME_DIR/vdisk or /tmp/vdisk-UID for others.  Which mounts exist is what the kernel
-says (/proc/self/mountinfo); the record only adds what the kernel does not know.  A record whose
-process is gone is removed by whoever meets it.
+root, /run/user/UID/vdisk or /tmp/vdisk-UID for others.  XDG_RUNTIME_DIR is not asked: it is another
+one, or not set, in cron, su or a second login, where the same mounts are to be found.  Which mounts
+exist is what the kernel says (/proc/self/mountinfo); the record only adds what the kernel does not
+know.  A record whose process is gone is removed by whoever meets it.
 """
 
 from __future__ import annotations
@@ -36,14 +37,21 @@ class Mount:
 
 
 def run_folder(uid: int | None = None) -> Path:
-    """The run folder of a user (the current one by default)."""
-    uid = os.geteuid() if uid is None else uid
+    """The run folder of a user (the current one by default), where records are written."""
+    return _folders_of(os.geteuid() if uid is None else uid)[0]
+
+
+def _folders_of(uid: int) -> list[Path]:
+    """Where records of a user may be: in a session of theirs, and, after that, outside of one."""
     if uid == 0:
-        return Path("/run/vdisk")
-    runtime = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else f"/run/user/{uid}"
-    if runtime and Path(runtime).is_dir() and os.stat(runtime).st_uid == uid:
-        return Path(runtime) / "vdisk"
-    return Path(f"/tmp/vdisk-{uid}")
+        return [Path("/run/vdisk")]
+    outside = Path(f"/tmp/vdisk-{uid}")
+    session = Path(f"/run/user/{uid}")
+    try:
+        in_session = os.stat(session).st_uid == uid
+    except OSError:
+        in_session = False
+    return [session / "vdisk", outside] if in_session else [outside]
 
 
 def record(mount: Mount) -> Path | None:
@@ -89,6 +97,16 @@ def take_failure(pid: int) -> str | None:
     return None
 
 
+def forget(pid: int) -> None:
+    """Remove the record of a process that has ended, though the system may still have it (a
+    zombie, until its parent asks for its status)."""
+    if is_running(pid):
+        return
+    for folder in _run_folders():
+        with suppress(OSError):
+            (folder / f"{pid}.json").unlink()
+
+
 def mounts() -> list[Mount]:
     """Every vdisk mount this user can see, in the order they were mounted."""
     # Of a process that was killed and of one that took its place, the latter counts.
@@ -123,7 +141,9 @@ class MountEntry(NamedTuple):
 def mountinfo() -> list[MountEntry]:
     """Every mount of this process's namespace, oldest first; asks the kernel, no mount."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    # Names may hold any byte but NUL; only space, tab, newline, backslash and # are escaped.
+    text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    for line in text.removesuffix("\n").split("\n"):
         fields = line.split(" ")
         at = fields.index("-")
         found.append(
@@ -141,6 +161,11 @@ def device_of(mountpoint: str) -> str | None:
     return found[-1] if found else None
 
 
+def connection_folder(device: str | None) -> Path:
+    """Where fusectl, if mounted, shows the connection of the mount with that device number."""
+    return Path("/sys/fs/fuse/connections", str(device).partition(":")[2])
+
+
 def is_running(pid: int, started: str | None = None) -> bool:
     """Whether the process lives (and, where `started` is given, is the same one)."""
     state, now = _state(pid)
@@ -149,7 +174,7 @@ def is_running(pid: int, started: str | None = None) -> bool:
 
 def _run_folders() -> list[Path]:
     """The run folders this user may look into: root, those of everybody."""
-    folders = [run_folder()]
+    folders = _folders_of(os.geteuid())
     if os.geteuid() == 0:
         folders += [Path(p) / "vdisk" for p in Path("/run/user").glob("*")]
         folders += list(Path("/tmp").glob("vdisk-*"))

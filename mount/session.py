@@ -16,20 +16,29 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mount import live
+from mount.ending import ENDING_SIGNALS, Ending, signals_held
 from mount.options import MountOptions
 from vdisk.errors import Busy, DiskError, HostError, InvalidArgument, NotPermitted
 from vdisk.store import FolderStore, ImageList, Store
 
+if TYPE_CHECKING:
+    from mount.filesystem import FileSystem
+
 READ_AHEAD_KIB = 4096
 """What a mount's read-ahead is raised to; the kernel's 128 KiB costs most of a sequential read."""
 
+BACKGROUND_MAX = 512
+"""Direct reads and read-ahead that the kernel may have under way.  With its 12, one disk whose host
+is slow would hold up those of all."""
+
 _PR_SET_IO_FLUSHER = 57  # prctl(2).
+_READY = "ready\n"  # What a daemon says first when its mount answers; warnings follow, a line each.
 
 _log = logging.getLogger(__name__)
 
@@ -45,45 +54,52 @@ class Request:
     debug: bool = False
 
 
-def mount_in_background(request: Request) -> int:
-    """Mount, and return the daemon's pid once the mount answers.
+def mount_in_background(request: Request) -> list[str]:
+    """Mount, and return once the mount answers: what its user is to be warned of, a line each.
 
-    Raises the DiskError that kept it from it; then nothing is mounted and nothing is left behind.
+    Raises the DiskError that kept it from it; then nothing is mounted and nothing has changed.
     """
-    made = _prepare(request)
+    _prepare(request)
+    missing = not os.path.exists(request.mountpoint)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # The caller may have closed it.
             stream.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        _daemon(request, writer)
-    os.close(writer)
+    pid = None
     try:
+        with signals_held():
+            pid = os.fork()
+            if pid == 0:
+                os.close(reader)
+                _daemon(request, writer)
+        os.close(writer)
         with open(reader, "rb") as pipe:
-            said = pipe.read()
+            said = pipe.read().decode("utf-8", "surrogateescape")
     except BaseException:  # Ctrl-C while it starts: nothing is to stay behind.
-        os.kill(pid, signal.SIGTERM)
+        if pid is not None:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+            if missing:  # The daemon removes it too, unless it was just about to be ready.
+                _unmake(request.mountpoint)
         raise
-    if said == b"ready":
-        return pid
+    if said.startswith(_READY):
+        return said.removeprefix(_READY).splitlines()
     os.waitpid(pid, 0)
-    if made:
-        _unmake(request.mountpoint)
-    text = said.decode("utf-8", "surrogateescape") or "the daemon ended before the mount answered"
-    raise _StartFailed(text)
+    raise _StartFailed(said or "the daemon ended before the mount answered")
 
 
-def mount_in_foreground(request: Request) -> None:
-    """Mount and serve until the mount goes or a signal ends it.  Raises as above."""
-    made = _prepare(request)
-    try:
-        _run(request, lambda: None)
-    except DiskError:
-        if made:
-            _unmake(request.mountpoint)
-        raise
+def mount_in_foreground(request: Request, warn: Callable[[str], None]) -> None:
+    """Mount and serve until the mount goes or a signal ends it.  Raises as above.
+
+    `warn` is called for each warning once the mount answers.
+    """
+
+    def tell(warnings: list[str]) -> None:
+        for text in warnings:
+            warn(text)
+
+    _prepare(request)
+    _run(request, tell)
 
 
 class _StartFailed(DiskError):
@@ -94,9 +110,9 @@ def _daemon(request: Request, writer: int) -> NoReturn:
     status = 1
     ready = False
 
-    def tell_ready() -> None:
+    def tell_ready(warnings: list[str]) -> None:
         nonlocal ready
-        os.write(writer, b"ready")
+        os.write(writer, (_READY + "\n".join(warnings)).encode("utf-8", "surrogateescape"))
         os.close(writer)
         ready = True
         null = os.open(os.devnull, os.O_RDWR)
@@ -107,6 +123,7 @@ def _daemon(request: Request, writer: int) -> NoReturn:
     try:
         os.setsid()
         os.chdir("/")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         _run(request, tell_ready)
         status = 0
     except BaseException as error:
@@ -132,8 +149,8 @@ def _log_to_syslog() -> None:
         root.addHandler(logging.NullHandler())
 
 
-def _prepare(request: Request) -> bool:
-    """Check the mountpoint and make it when missing; whether it was made.
+def _prepare(request: Request) -> None:
+    """Check all that can be told of before there is a mount; nothing is changed yet.
 
     Paths become absolute here: the daemon's own folder is "/".
     """
@@ -152,18 +169,14 @@ def _prepare(request: Request) -> bool:
             "is missing: this kernel or container has no FUSE", errno=errno.ENODEV,
             path="/dev/fuse", hint="load the module `fuse`, or start the container with --device",
         )
-    return _prepare_folder(where, nonempty=request.options.nonempty)
+    _check_folder(where, nonempty=request.options.nonempty)
 
 
-def _prepare_folder(where: Path, *, nonempty: bool) -> bool:
+def _check_folder(where: Path, *, nonempty: bool) -> None:
     try:
         status = os.stat(where)
     except FileNotFoundError:
-        try:
-            where.mkdir(parents=False)
-        except OSError as error:
-            raise HostError.of(error, "make the mountpoint", where) from error
-        return True
+        return
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise Busy("a dead mount is there", path=where, hint=f"vdisk umount {where}") from error
@@ -178,7 +191,17 @@ def _prepare_folder(where: Path, *, nonempty: bool) -> bool:
         raise Busy(
             "the mountpoint is not empty", path=where, hint="mounting would hide it: -o nonempty"
         )
-    return False
+
+
+def _make_folder(where: Path) -> bool:
+    """Make the mountpoint where it is missing; whether it was."""
+    if os.path.exists(where):
+        return False
+    try:
+        where.mkdir(parents=False)
+    except OSError as error:
+        raise HostError.of(error, "make the mountpoint", where) from error
+    return True
 
 
 def _unmake(where: Path) -> None:
@@ -199,7 +222,7 @@ def make_stores(request: Request) -> list[Store]:
     return stores
 
 
-def _run(request: Request, ready: Callable[[], None]) -> None:
+def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
     import trio
 
     from mount import pyfuse3_server
@@ -212,22 +235,28 @@ def _run(request: Request, ready: Callable[[], None]) -> None:
     tree = Tree(make_stores(request))
     settings = Settings(options.read_only, options.uid, options.gid, options.umask)
     filesystem = FileSystem(tree, settings)
-    mounted = False
-    try:
+    with ExitStack() as stack:
+        stack.callback(filesystem.close)
         # A disk that was named must open; of a folder, those that do are shown.
         strict = not any(isinstance(store, FolderStore) for store in tree.stores)
-        tree.show(tree.look(tree.known(), strict=strict))
+        tree.show(tree.look(tree.known(), strict=strict, keep=False))
+        ending = Ending()  # Until here a signal just ends the process, which has begun nothing.
+        undo = stack.enter_context(ExitStack())  # What is taken back where the mount fails.
+        if _make_folder(request.mountpoint):
+            undo.callback(_unmake, request.mountpoint)
         pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
-        mounted = True
-        trio.run(_serve, request, filesystem, ready)
-    except BaseExceptionGroup as group:
-        raise _cause(group) from group
-    finally:
+        stack.callback(pyfuse3_server.stop, unmount=True)
+        # Before that, so that whoever sees the mount gone finds the image closed and unlocked.
+        stack.callback(filesystem.close)
+
+        def tell(warnings: list[str]) -> None:
+            undo.pop_all()
+            ready(warnings)
+
         try:
-            filesystem.close()
-        finally:
-            if mounted:
-                pyfuse3_server.stop(unmount=True)
+            trio.run(_serve, request, filesystem, ending, tell)
+        except BaseExceptionGroup as group:
+            raise _cause(group) from group
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -239,52 +268,56 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def _serve(request: Request, filesystem: object, ready: Callable[[], None]) -> None:
+async def _serve(
+    request: Request, filesystem: FileSystem, ending: Ending, ready: Callable[[list[str]], None]
+) -> None:
+    """Answer requests until the mount goes or the process is told to end; then flush everything."""
     import trio
 
     from mount import pyfuse3_server
-    from mount.filesystem import FileSystem
 
-    assert isinstance(filesystem, FileSystem)
-    record: Path | None = None
-
-    async def until_unmounted(nursery: trio.Nursery) -> None:
+    async def until_unmounted() -> None:
         await pyfuse3_server.serve()
         nursery.cancel_scope.cancel()
 
-    async def until_signalled(nursery: trio.Nursery) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for _ in signals:
-                await filesystem.settle()
-                nursery.cancel_scope.cancel()
+    async def until_told() -> None:
+        await ending.wait()
+        await filesystem.settle()
+        nursery.cancel_scope.cancel()
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_signalled, nursery)
-            nursery.start_soon(until_unmounted, nursery)
-            await trio.to_thread.run_sync(os.stat, request.mountpoint, abandon_on_cancel=True)
-            _raise_read_ahead(str(request.mountpoint))
-            record = live.record(_live_mount(request, filesystem))
-            if request.pid_file is not None:
-                _write_pid_file(request.pid_file)
-            ready()
-    finally:
+    with ExitStack() as notices:
         try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(filesystem.flush_all)
-        except DiskError as error:
-            live.leave_failure(str(error))
-            raise
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_told)
+                nursery.start_soon(until_unmounted)
+                await trio.to_thread.run_sync(os.stat, request.mountpoint, abandon_on_cancel=True)
+                _tune(str(request.mountpoint))
+                _announce(request, filesystem, notices)
+                ready(await trio.to_thread.run_sync(filesystem.tree.keep))
         finally:
-            for path in (record, request.pid_file):
-                if path is not None:
-                    path.unlink(missing_ok=True)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_flush, filesystem)
 
 
-def _live_mount(request: Request, filesystem: object) -> live.Mount:
-    from mount.filesystem import FileSystem
+def _announce(request: Request, filesystem: FileSystem, notices: ExitStack) -> None:
+    """Say to others that there is this mount; `notices` takes back what was said."""
+    record = live.record(_live_mount(request, filesystem))
+    if record is not None:
+        notices.callback(record.unlink, missing_ok=True)
+    if request.pid_file is not None:
+        _write_pid_file(request.pid_file)
+        notices.callback(request.pid_file.unlink, missing_ok=True)
 
-    assert isinstance(filesystem, FileSystem)
+
+def _flush(filesystem: FileSystem) -> None:
+    try:
+        filesystem.flush_all()
+    except DiskError as error:
+        live.leave_failure(str(error))
+        raise
+
+
+def _live_mount(request: Request, filesystem: FileSystem) -> live.Mount:
     disks = [
         {
             "name": node.name,
@@ -329,10 +362,17 @@ def _raise_limits() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 
 
-def _raise_read_ahead(mountpoint: str) -> None:
+def _tune(mountpoint: str) -> None:
+    """What the kernel lets nobody say when a mount is made, where this user may say it later."""
     device = live.device_of(mountpoint)
-    with suppress(OSError):  # Only root may.
-        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB))
+    connection = live.connection_folder(device)
+    for place, value in (
+        (Path(f"/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB),  # Only root may.
+        (connection / "max_background", BACKGROUND_MAX),  # Where fusectl is mounted.
+        (connection / "congestion_threshold", BACKGROUND_MAX * 3 // 4),
+    ):
+        with suppress(OSError):
+            place.write_text(str(value))
 
 
 def _write_pid_file(path: Path) -> None:

@@ -132,8 +132,13 @@ class Look:
     opened: dict[str, ImageDisk] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
-    def add(self, store: Store, name: str, path: Path, known: set[tuple[Store, object]]) -> None:
-        """Note a file, and open it unless it is in `known`.  Raises what opening it raises."""
+    def add(
+        self, store: Store, name: str, path: Path, known: set[tuple[Store, object]], *, keep: bool
+    ) -> None:
+        """Note a file, and open it unless it is in `known`.  Raises what opening it raises.
+
+        With `keep`, what was found out or given about it is recorded with it at once.
+        """
         if name in self.files:
             raise InvalidArgument(
                 f"{self.files[name].path} and {path} would both be shown as {name}",
@@ -141,7 +146,14 @@ class Look:
             )
         found = Found(store, path, store.identity(path))
         if (store, found.identity) not in known:
-            self.opened[name] = store.open(name)
+            disk = store.open(name)
+            try:
+                if keep:
+                    store.keep(disk)
+            except BaseException:
+                disk.close()
+                raise
+            self.opened[name] = disk
         self.files[name] = found
 
 
@@ -167,17 +179,20 @@ class Tree:
         """The (store, identity) of files that are open already, for `look`."""
         return {(node.store, node.identity) for node in self.nodes.values()}
 
-    def look(self, known: set[tuple[Store, object]], *, strict: bool = False) -> Look:
-        """Look into the stores and open what is not in `known`.  Reads host files, changes nothing.
+    def look(
+        self, known: set[tuple[Store, object]], *, strict: bool = False, keep: bool = True
+    ) -> Look:
+        """Look into the stores and open what is not in `known`.  Reads host files.
 
         A disk that cannot be opened is left out, and `problems` says why; with `strict` it is
-        raised instead.
+        raised instead.  With `keep` False nothing is changed in a host file, as long as it is not
+        certain that there will be a mount; `Tree.keep` does it then.
         """
         look = Look({store: store.version() for store in self.stores})
         for store in self.stores:
             for name, path in store.names().items():
                 try:
-                    look.add(store, name, path, known)
+                    look.add(store, name, path, known, keep=keep)
                 except DiskError as error:
                     if strict:
                         raise
@@ -207,6 +222,14 @@ class Tree:
         self.nodes = shown
         if self.problems:
             self._failed_at = time.monotonic()
+
+    def keep(self) -> list[str]:
+        """Record with each disk what was found out or given about it; a warning for each failure.
+
+        Writes to host files, so it runs in a worker thread.
+        """
+        told = (node.store.keep(node.disk) for node in list(self.nodes.values()))
+        return [warning for warning in told if warning is not None]
 
     def is_current(self) -> bool:
         """Whether the stores still hold what the last scan saw (a failed open is tried again)."""

@@ -15,7 +15,6 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from mount import live
 from mount.users import users_of
@@ -79,7 +78,7 @@ def unmount(
     try:
         if process is not None and mount.killed:
             _let_go(process, mount.mountpoint)
-        detached = not _take_away(mount, lazy=lazy or process is None or mount.killed)
+        detached = not _take_away(mount, lazy=lazy or mount.killed)
         if process is not None and detached and not mount.killed:
             tell(f"{mount.mountpoint}: still in use; the disk is closed when its last user ends")
             return
@@ -89,10 +88,10 @@ def unmount(
         if process is not None:
             os.close(process)
     if mount.pid is not None:
+        live.forget(mount.pid)
         failure = live.take_failure(mount.pid)
         if failure is not None:
             raise DiskError(failure)
-    live.mounts()  # Removes the records of processes that are gone.
 
 
 def is_dead(mount: live.Mount) -> bool:
@@ -136,9 +135,8 @@ def _let_go(process: int, mountpoint: str) -> None:
     if _has_ended(process, _SLOW_SECONDS):
         return
     device = live.device_of(mountpoint)
-    abort = Path("/sys/fs/fuse/connections", str(device).partition(":")[2], "abort")
     with suppress(OSError):  # The owner may write to it, where fusectl is mounted.
-        abort.write_text("1")
+        (live.connection_folder(device) / "abort").write_text("1")
     if os.geteuid() == 0:
         _libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | _MNT_FORCE)
     if not _has_ended(process, _SLOW_SECONDS):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pickle
 import pwd
+import select
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "from mount.cli import main; main()"
@@ -187,7 +189,7 @@ class Mounted:
 
     def is_mounted(self) -> bool:
         """Whether the kernel still has the mount."""
-        return f" {self.mountpoint} " in Path("/proc/self/mountinfo").read_text()
+        return b" %b " % os.fsencode(self.mountpoint) in Path("/proc/self/mountinfo").read_bytes()
 
     def end(self) -> None:
         """Whatever state it is in: no mount, no daemon."""
@@ -221,3 +223,35 @@ def make_image(path: Path, size: int, person: Person = Person()) -> Path:
 def sfdisk(disk: Path, script: str, *options: str, person: Person = Person()) -> None:
     """Write a partition table with sfdisk."""
     person.run("sfdisk", "--quiet", *options, disk, stdin=script.encode())
+
+
+def refusal(
+    person: Person, *words: str | os.PathLike[str], cwd: Path | None = None, status: int = 1
+) -> str:
+    """The one line on standard error of a `vdisk` that must fail with `status`."""
+    ended = person.vdisk(*words, cwd=cwd, check=False)
+    text = ended.stderr.decode()
+    assert ended.returncode == status, (words, text)
+    assert text.startswith("vdisk: "), text
+    assert text.endswith("\n"), text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def listed(person: Person, mountpoint: Path) -> dict[str, Any] | None:
+    """What `vdisk list --json` tells `person` of one mount; None where it tells nothing."""
+    rows = json.loads(person.vdisk("list", "--json").stdout)
+    return next((row for row in rows if row["mountpoint"] == str(mountpoint)), None)
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when process `pid` has ended (it may still be a zombie); fails when it does not."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([process], [], [], PATIENCE)[0], f"process {pid} does not end"
+    finally:
+        os.close(process)

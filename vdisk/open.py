@@ -111,6 +111,25 @@ def open_image(
     An empty file is InvalidFormat unless `allow_empty`.  The format of a writable disk is
     recorded where it was given or is raw: from then on the guest's bytes have no say in it.
     """
+    disk = look_into(path, writable=writable, options=options, lock=lock, allow_empty=allow_empty)
+    try:
+        if writable:
+            keep_format(disk, options)
+    except BaseException:
+        disk.close()
+        raise
+    return disk
+
+
+def look_into(
+    path: Path,
+    *,
+    writable: bool,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+    allow_empty: bool = False,
+) -> ImageDisk:
+    """As `open_image`, but nothing is recorded: `keep_format` is still to come."""
     host = HostFile.open(path, writable=writable, lock=lock)
     try:
         image = open_format(host, options.format)
@@ -119,13 +138,23 @@ def open_image(
                 "is empty: a disk needs at least one sector", path=path,
                 hint=f"give it a size: vdisk resize {path} 1G",
             )
-        disk = image_disk(host, image, options)
-        if writable and (options.format is not None or image.name == Raw.name):
-            store_format(host, image.name)
-        return disk
+        return image_disk(host, image, options)
     except BaseException:
         host.close()
         raise
+
+
+def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
+    """Record the format of a writable disk where it was given or is raw."""
+    if options.format is not None or disk.image.name == Raw.name:
+        store_format(disk.image.hosts()[0], disk.image.name)
+
+
+def keep_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
+    """Record the geometry of a writable disk where it was given; False where it cannot be."""
+    if options == OpenOptions(format=options.format) or disk.choice is None:
+        return True
+    return store_geometry(disk.image.hosts()[0], disk.choice.geometry)
 
 
 def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> ImageDisk:

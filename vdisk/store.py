@@ -20,7 +20,7 @@ from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermit
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import IMAGE_EXTENSIONS
 from vdisk.host import HostFile
-from vdisk.open import OpenOptions, image_disk, open_image
+from vdisk.open import OpenOptions, image_disk, keep_format, keep_geometry, look_into
 from vdisk.record import FORMAT_ATTRIBUTE, store_format
 
 NEW_EXTENSION = ".img"
@@ -45,6 +45,7 @@ class Store(ABC):
 
     writable: bool
     source: Path
+    _options: OpenOptions
 
     @abstractmethod
     def names(self) -> dict[str, Path]:
@@ -53,6 +54,15 @@ class Store(ABC):
     @abstractmethod
     def open(self, name: str) -> ImageDisk:
         """Open the disk of that shown name, locked.  NotFound, or what `open_image` raises."""
+
+    def keep(self, disk: ImageDisk) -> str | None:
+        """Record with an open disk what it was taken for; what to warn of where that cannot be.
+
+        The format, so that what a guest writes never changes it.
+        """
+        if not disk.read_only:
+            keep_format(disk, self._options)
+        return None
 
     @abstractmethod
     def version(self) -> object:
@@ -114,7 +124,14 @@ class ImageList(Store):
     def open(self, name: str) -> ImageDisk:
         if name not in self._paths:
             raise NotFound("no such disk", path=name)
-        return open_image(self._paths[name], writable=self.writable, options=self._options)
+        return look_into(self._paths[name], writable=self.writable, options=self._options)
+
+    def keep(self, disk: ImageDisk) -> str | None:
+        """As any store; and the geometry, where one was given."""
+        super().keep(disk)
+        if disk.read_only or keep_geometry(disk, self._options):
+            return None
+        return f"{disk.address}: this file system cannot keep the geometry; give --chs each time"
 
     def version(self) -> object:
         return None
@@ -163,7 +180,7 @@ class FolderStore(Store):
 
     def open(self, name: str) -> ImageDisk:
         path = self._path(name)
-        return open_image(path, writable=self.writable, options=self._options, allow_empty=True)
+        return look_into(path, writable=self.writable, options=self._options, allow_empty=True)
 
     def create(self, name: str, mode: int) -> tuple[Path, ImageDisk]:
         self._check(name)

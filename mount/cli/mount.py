@@ -18,7 +18,6 @@ from vdisk.cli.create import create_disk, plan_new
 from vdisk.cli.params import FILE, SIZE, examples, image_options
 from vdisk.errors import Busy, DiskError, Exists, InvalidArgument, NotFound, Unsupported
 from vdisk.open import OpenOptions, open_image, parse_address
-from vdisk.record import store_geometry
 from vdisk.units import format_size
 
 
@@ -88,13 +87,13 @@ def start(request: Request, *, foreground: bool = False) -> None:
     """Mount what is asked for, after a look at what can be told before there is a daemon."""
     for source in request.sources:
         check_source(source)
-    _keep_geometry(request)
     if not foreground:
-        mount_in_background(request)
+        for warning in mount_in_background(request):
+            warn(warning)
         return
     if request.debug:
         logging.getLogger().setLevel(logging.DEBUG)
-    mount_in_foreground(request)
+    mount_in_foreground(request, warn)
 
 
 def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> MountOptions:
@@ -170,17 +169,3 @@ def check_source(source: Path) -> None:
             "is a part of a disk", path=source,
             hint=f"mount {address.path}; its partitions appear beside it",
         )
-
-
-def _keep_geometry(request: Request) -> None:
-    """Record the geometry that was given for an image, so that it need not be given again."""
-    options = request.options.image
-    if request.options.read_only or options == OpenOptions(format=options.format):
-        return
-    for source in request.sources:
-        if source.is_dir():
-            continue
-        with open_image(source, writable=True, options=options) as disk:
-            if disk.choice is None or store_geometry(disk.image.hosts()[0], disk.geometry):
-                continue
-        warn(f"{source}: this file system cannot keep the geometry; give --chs each time")
