@@ -39,7 +39,6 @@ from vdisk.errors import (
     OutOfRange,
     ReadOnly,
 )
-from vdisk.host import Promptness
 from vdisk.open import refit, resize_disk
 from vdisk.store import Space, Store
 
@@ -49,6 +48,7 @@ REQUEST_BYTES_MAX = 1 << 20
 _WORKERS_A_DISK = 64  # Threads one slow disk can hold; another disk has its own.
 _CLOSE_SECONDS = 0.5  # How long a close that is still on its way may hold up rm, mv or truncate.
 _DISK_ENTRY_SECONDS = 1.0
+_FOLDER_SECONDS = 0.25  # How long an answer about a store's own folder is waited for.
 _BLOCK_BYTES = 4096
 
 _log = logging.getLogger(__name__)
@@ -154,6 +154,9 @@ class FileSystem:
         self._buffer = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._limiters: dict[int, trio.CapacityLimiter] = {}
         self._invalidations = trio.CapacityLimiter(16)
+        self._folder_limiter = trio.CapacityLimiter(1)
+        self._folder_seen: os.stat_result | None = None
+        self._folder_patience = 0.0  # Until when a folder that did not answer is not asked again.
         self._drops = 0  # Of pages, under way.
         self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
@@ -163,7 +166,12 @@ class FileSystem:
     # Names
 
     async def lookup(self, parent: int, name: str) -> Attributes:
-        """The node of that name in a folder.  NotFound."""
+        """The node of that name in a folder.  NotFound.
+
+        The kernel may look up one name of a folder at a time, so a disk whose host does not answer
+        must not hold up the names of others: of one that may have to wait, this tells what was
+        seen last, and that it is not to be kept.
+        """
         if parent == META:
             await self._disk_named(name)  # It may be new in the store.
         if parent != ROOT:
@@ -177,7 +185,7 @@ class FileSystem:
             found = (node, node.whole) if node else await self._partition_named(name)
         if found is None:
             raise NotFound("no such disk", path=name)
-        return await self._disk_attributes(*found)
+        return await self._disk_attributes(*found, patient=False)
 
     async def _partition_named(self, name: str) -> tuple[DiskNode, View] | None:
         owner = self.tree.partition_owner(name)
@@ -270,7 +278,7 @@ class FileSystem:
 
     async def _folder(self, inode: int) -> Attributes:
         """A folder: the store's own, without what cannot be done in it."""
-        found = await trio.to_thread.run_sync(self.tree.stores[0].stat)
+        found = await self._folder_status()
         mode = 0o555
         if inode == ROOT and not self.settings.read_only:
             mode |= 0o200 | (found.st_mode & 0o022)
@@ -280,21 +288,42 @@ class FileSystem:
             atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
         )
 
-    async def _disk_attributes(self, node: DiskNode, view: View) -> Attributes:
+    async def _folder_status(self) -> os.stat_result:
+        """The store's folder as it is; as it was seen last where its host does not answer.
+
+        Every path into the mount begins with its folder, so a host that is gone must not hold up
+        the disks that lie elsewhere.
+        """
+        if self._folder_seen is None:
+            self._folder_seen = await trio.to_thread.run_sync(self.tree.stores[0].stat)
+        elif trio.current_time() >= self._folder_patience:
+            with trio.move_on_after(_FOLDER_SECONDS) as scope:
+                self._folder_seen = await trio.to_thread.run_sync(
+                    self.tree.stores[0].stat, limiter=self._folder_limiter, abandon_on_cancel=True
+                )
+            if scope.cancelled_caught:
+                self._folder_patience = trio.current_time() + _DISK_ENTRY_SECONDS
+        return self._folder_seen
+
+    async def _disk_attributes(
+        self, node: DiskNode, view: View, *, patient: bool = True
+    ) -> Attributes:
         host = node.disk.image.hosts()[0]
-        if host.read_promptness is Promptness.BLOCKING:
-            found = await self._in_thread(node, host.stat)
-        else:
+        if host.is_local:
             found = host.stat()
+        else:
+            found = await self._in_thread(node, host.stat) if patient else host.status_seen
+        certain = patient or host.is_local
         mode = found.st_mode & 0o666 & ~self.settings.umask
         if self.settings.read_only:
             mode &= 0o444
         return Attributes(
             view.inode, stat.S_IFREG | mode, size=view.size,
-            blocks=await self._blocks(node, view, found),
+            blocks=await self._blocks(node, view, found) if certain else found.st_blocks,
             uid=self._uid(found), gid=self._gid(found),
             atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
             entry_seconds=_entry_seconds(view),
+            attribute_seconds=_DISK_ENTRY_SECONDS if certain else 0.0,
         )
 
     async def _blocks(self, node: DiskNode, view: View, found: os.stat_result) -> int:

@@ -56,6 +56,8 @@ def _answered(
 
     @wraps(handler)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s%r", handler.__name__, args[1:])
         try:
             return await handler(*args, **kwargs)
         except DiskError as error:
@@ -252,8 +254,14 @@ class Operations(pyfuse3.Operations):
         """Nodes are computed from their numbers; there is nothing to forget."""
 
 
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not so a reply that nobody waits for any more: ENOENT, of a client that was killed."""
+    return not ("fuse_reply_" in record.msg and record.args == (os.strerror(errno.ENOENT),))
+
+
 def start(filesystem: FileSystem, mountpoint: str, options: set[str]) -> None:
     """Mount.  HostError with what libfuse or fusermount3 said where that fails."""
+    logging.getLogger(pyfuse3.__name__).addFilter(_is_worth_telling)
     try:
         with _StandardErrorKept() as said:
             pyfuse3.init(Operations(filesystem), mountpoint, options)
@@ -261,6 +269,7 @@ def start(filesystem: FileSystem, mountpoint: str, options: set[str]) -> None:
         reason = said() or str(error)
         raise HostError(f"cannot mount: {reason}", errno=errno.EIO, path=mountpoint) from error
     device = _fuse_device()
+    _never_wait_in_read(device)
 
     def invalidate(inode: int, offset: int, length: int) -> None:
         message = _NOTIFICATION.pack(
@@ -284,6 +293,33 @@ async def serve() -> None:
 def stop(*, unmount: bool) -> None:
     """Let go of the connection; with `unmount`, of the mount as well."""
     pyfuse3.close(unmount=unmount)
+
+
+def _never_wait_in_read(device: int) -> None:
+    """Have the event loop wait for requests in epoll alone, never in a read of the device.
+
+    A request that epoll told of is gone again when its client is killed before it was read.  A
+    read that waits then holds up everything, answers to other clients included, until the next
+    request; and there is none if all clients wait for those answers.  pyfuse3 leaves the device
+    blocking, and takes EAGAIN for a failure: its loop (which has a name of its own in the module,
+    found anew for each task it starts) is begun again after it.
+    """
+    loop = getattr(pyfuse3, "_session_loop", None)
+    if loop is None:
+        return  # Another pyfuse3 than the one this was made for: as it comes.
+
+    async def patient_loop(*arguments: object) -> None:
+        while True:
+            try:
+                await loop(*arguments)
+            except BlockingIOError:
+                continue
+            except ConnectionAbortedError:  # As ENODEV, which libfuse takes for the end itself.
+                pyfuse3.terminate()
+            return
+
+    pyfuse3._session_loop = patient_loop  # type: ignore[attr-defined]
+    os.set_blocking(device, False)
 
 
 def _fuse_device() -> int:

@@ -37,6 +37,11 @@ FALLOC_FL_ZERO_RANGE = 0x10
 _TMPFS_MAGIC = 0x01021994
 _RAMFS_MAGIC = 0x858458F6
 _EXT_MAGIC = 0xEF53
+_LOCAL_MAGICS = frozenset(
+    {_TMPFS_MAGIC, _RAMFS_MAGIC, _EXT_MAGIC, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E,
+     0x2FC12FC1, 0x2011BAB0, 0x4D44}
+)  # fmt: skip
+"""tmpfs, ramfs, ext2 to 4, XFS, Btrfs, F2FS, bcachefs, ZFS, exFAT, FAT (linux/magic.h)."""
 _SLOW_WRITE_SECONDS = 0.005
 _PATIENCE_SECONDS = 1.0
 
@@ -65,20 +70,25 @@ class Promptness(Enum):
 class HostFile:
     """An open host file.  Make one with `HostFile.open`; `close()` gives the lock back.
 
-    `writable` says how it was opened.  `path` is the path as the caller gave it.
+    `writable` says how it was opened.  `path` is the path as the caller gave it.  `is_local`: its
+    file system has the inode of an open file in memory, so `stat` never waits for another machine
+    or process.  `status_seen` is what `stat` answered last.
     """
 
     def __init__(self, fd: int, path: Path, *, writable: bool) -> None:
         self.fd = fd
         self.path = path
         self.writable = writable
-        status = os.fstat(fd)
+        self.status_seen = status = os.fstat(fd)
         self.is_block = stat.S_ISBLK(status.st_mode)
         self.identity = (status.st_dev, status.st_ino)
         self._refused_modes: set[int] = set()
         self._cache = PageCache()
         self._patient_until = 0.0
-        in_memory = not self.is_block and _file_system_type(fd) in (_TMPFS_MAGIC, _RAMFS_MAGIC)
+        # Asked once: of a file system that has stopped answering, this would wait as well.
+        self._file_system = _file_system_type(fd)
+        self.is_local = self._file_system in _LOCAL_MAGICS
+        in_memory = not self.is_block and self._file_system in (_TMPFS_MAGIC, _RAMFS_MAGIC)
         first_guess = Promptness.MEMORY if in_memory else Promptness.NOWAIT
         self.read_promptness = first_guess
         self.write_promptness = first_guess
@@ -148,7 +158,8 @@ class HostFile:
 
     def stat(self) -> os.stat_result:
         """`fstat` of the host file."""
-        return os.fstat(self.fd)
+        self.status_seen = os.fstat(self.fd)
+        return self.status_seen
 
     # Moving bytes
 
@@ -204,7 +215,7 @@ class HostFile:
             return False
         except OSError as error:
             if mode is Promptness.NOWAIT and error.errno in _UNSUPPORTED:
-                cached = _file_system_type(self.fd) == _EXT_MAGIC and self._cache.works(self.fd)
+                cached = self._file_system == _EXT_MAGIC and self._cache.works(self.fd)
                 self.write_promptness = Promptness.CACHED if cached else Promptness.BLOCKING
             return False
 
