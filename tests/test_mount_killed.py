@@ -76,11 +76,9 @@ def test_a_signal_under_load_ends_the_daemon_well_and_loses_nothing(
     with _foreground(person, image, place / "mnt") as (daemon, mounted):
         with _load(person, mounted.mountpoint, journal) as writers:
             daemon.send_signal(number)
-            assert daemon.wait(timeout=PATIENCE) == 0
+            _ends_well(daemon)
             _refused_for_good(writers)
         assert not mounted.is_mounted()
-        assert daemon.stderr is not None
-        assert daemon.stderr.read() == b""
     person.run("qemu-io", "-f", "raw", "-c", "read 0 512", image)  # Needs the lock to be free.
     _judge_host(image, journal)
 
@@ -94,8 +92,14 @@ def test_an_outside_unmount_under_load_ends_the_daemon_well_and_loses_nothing(
             take = ["umount", "-l"] if person.is_root else ["fusermount3", "-u", "-z"]
             person.run(*take, mounted.mountpoint)
             assert daemon.poll() is None
-        assert daemon.wait(timeout=PATIENCE) == 0
+        _ends_well(daemon)
     _judge_host(image, journal)
+
+
+def _ends_well(daemon: subprocess.Popen[bytes]) -> None:
+    assert daemon.stderr is not None
+    status = daemon.wait(timeout=PATIENCE)
+    assert (status, daemon.stderr.read()) == (0, b"")
 
 
 @contextmanager
