@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -13,11 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import PATIENCE, ROOT, Mounted, Person, make_image, mount, ordinary_user
+from harness import (
+    PATIENCE,
+    ROOT,
+    Mounted,
+    Person,
+    listed,
+    make_image,
+    mount,
+    ordinary_user,
+    refusal,
+    wait_for_end,
+)
 from mount import live
 
 MIB = 1 << 20
@@ -25,22 +34,6 @@ Mounts = Callable[..., Mounted]
 # Where root and a user are not told different things, once is enough.
 AS_ONE = pytest.mark.parametrize("person", [Person()], ids=["self"])
 TAKES_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, and a user beside it")
-
-
-def said(person: Person, *words: str | Path, status: int = 1) -> str:
-    """The one line of a `vdisk` that must fail."""
-    ended = person.vdisk(*words, check=False)
-    text = ended.stderr.decode()
-    assert ended.returncode == status, text
-    assert text.startswith("vdisk: ")
-    assert text.count("\n") == 1
-    return text
-
-
-def listed(person: Person, mountpoint: Path) -> dict[str, Any] | None:
-    """What `vdisk list --json` says of one mount."""
-    rows = json.loads(person.vdisk("list", "--json").stdout)
-    return next((row for row in rows if row["mountpoint"] == str(mountpoint)), None)
 
 
 def is_gone(pid: int) -> bool:
@@ -69,18 +62,6 @@ def using(person: Person, script: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for_end(pid: int) -> None:
-    """Returns when process `pid` has ended; fails when it does not."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([process], [], [], PATIENCE)[0], f"process {pid} does not end"
-    finally:
-        os.close(process)
 
 
 @pytest.fixture
@@ -116,20 +97,20 @@ def test_create_makes_the_disk_the_folder_and_the_mount(person: Person, place: P
 @AS_ONE
 def test_create_leaves_a_disk_of_another_size_alone(person: Person, place: Path) -> None:
     image = make_image(place / "d.img", MIB, person)
-    assert "1 MiB" in said(person, "mount", "--create", "2M", image, place / "mnt")
-    assert "folder" in said(person, "mount", "--create", "2M", place, place / "mnt")
+    assert "1 MiB" in refusal(person, "mount", "--create", "2M", image, place / "mnt")
+    assert "folder" in refusal(person, "mount", "--create", "2M", place, place / "mnt")
     assert image.stat().st_size == MIB
     assert not (place / "mnt").exists()
 
 
 def test_a_mount_that_fails_leaves_nothing(person: Person, place: Path) -> None:
     (place / "file").touch()
-    text = said(person, "mount", "--create", "1M", place / "d.img", place / "file")
+    text = refusal(person, "mount", "--create", "1M", place / "d.img", place / "file")
     assert "not a folder" in text
-    said(person, "mount", "--create", "1M", place / "d.img", place / "no" / "mnt")
-    said(person, "mount", place / "missing.img", place / "mnt")
+    refusal(person, "mount", "--create", "1M", place / "d.img", place / "no" / "mnt")
+    refusal(person, "mount", place / "missing.img", place / "mnt")
     (place / "short.img").write_bytes(b"x")
-    said(person, "mount", place / "short.img", place / "mnt", "--chs", "1/2/3")
+    refusal(person, "mount", place / "short.img", place / "mnt", "--chs", "1/2/3")
     assert sorted(path.name for path in place.iterdir()) == ["file", "short.img"]
 
 
@@ -265,7 +246,7 @@ def test_umount_finds_the_mount_however_it_is_named(
 @AS_ONE
 def test_umount_of_what_is_no_vdisk_mount_is_refused(person: Person, place: Path) -> None:
     for what in (place, place / "missing", Path("/"), Path("/proc")):
-        assert "no vdisk mount" in said(person, "umount", what)
+        assert "no vdisk mount" in refusal(person, "umount", what)
     assert Path("/proc/self").exists()
 
 
@@ -275,7 +256,7 @@ def test_umount_asks_which_where_a_source_is_mounted_twice(
 ) -> None:
     image = make_image(place / "d.img", MIB, person)
     first, second = mounts(image, options=("-r",)), mounts(image, options=("-r",))
-    text = said(person, "umount", image)
+    text = refusal(person, "umount", image)
     assert str(first.mountpoint) in text
     assert str(second.mountpoint) in text
     assert first.is_mounted()
@@ -287,7 +268,7 @@ def test_a_mount_in_use_is_busy_and_names_its_user(
 ) -> None:
     mounted = mounts(make_image(place / "d.img", MIB, person))
     with using(person, f"cd {mounted.mountpoint} && echo ready && read x") as user:
-        text = said(person, "umount", mounted.mountpoint)
+        text = refusal(person, "umount", mounted.mountpoint)
         assert f"sh (pid {user.pid})" in text
         assert "--lazy" in text
         assert mounted.is_mounted()
@@ -333,7 +314,7 @@ def test_a_killed_daemon_is_cleaned_up(
         row = listed(person, mounted.mountpoint)
         assert row is not None
         assert row["state"] == "dead"
-        assert "vdisk umount" in said(person, "mount", image, mounted.mountpoint)
+        assert "vdisk umount" in refusal(person, "mount", image, mounted.mountpoint)
         person.vdisk("umount", mounted.mountpoint)
     assert not mounted.is_mounted()
     assert listed(person, mounted.mountpoint) is None
@@ -350,7 +331,7 @@ def test_a_user_cannot_end_roots_mount_and_root_can_end_a_users() -> None:
         mount(user, [make_image(theirs / "u.img", MIB, user)], theirs / "mnt"),
     ]
     try:
-        text = said(user, "umount", made[0].mountpoint)
+        text = refusal(user, "umount", made[0].mountpoint)
         assert "another user's" in text
         assert made[0].is_mounted()
         row = listed(root, made[1].mountpoint)
@@ -532,7 +513,7 @@ def test_what_the_process_could_not_write_is_told_at_umount(
     uid = os.geteuid() if person.name is None else mounted.mountpoint.parent.stat().st_uid
     left = live.failure_file(mounted.pid, uid)
     person.run("tee", left, stdin=words)
-    text = said(person, "umount", mounted.mountpoint)
+    text = refusal(person, "umount", mounted.mountpoint)
     assert text == "vdisk: d.img: cannot flush: Input/output error\\x1b[2J\n"
     assert not mounted.is_mounted()
     assert not left.exists()
@@ -547,7 +528,7 @@ def test_a_loop_device_on_a_mounted_disk_is_named(
     mounted = mounts(make_image(place / "d.img", MIB))
     device = person.run("losetup", "--find", "--show", mounted / "d").stdout.decode().strip()
     try:
-        assert device in said(person, "umount", mounted.mountpoint)
+        assert device in refusal(person, "umount", mounted.mountpoint)
     finally:
         person.run("losetup", "--detach", device)
     mounted.unmount()
