@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdisk.disk import ImageDisk
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import IMAGE_EXTENSIONS
 from vdisk.host import HostFile
+from vdisk.image_disk import ImageDisk
 from vdisk.open import OpenOptions, image_disk, open_image
 from vdisk.record import FORMAT_ATTRIBUTE, store_format
 

@@ -17,8 +17,7 @@ from vdisk.cli.console import note, warn
 from vdisk.cli.create import create_disk, plan_new
 from vdisk.cli.params import FILE, SIZE, examples, image_options
 from vdisk.errors import Busy, DiskError, Exists, InvalidArgument, NotFound, Unsupported
-from vdisk.open import OpenOptions, open_image, parse_address
-from vdisk.record import store_geometry
+from vdisk.open import OpenOptions, keep_geometry, open_image, parse_address
 from vdisk.units import format_size
 
 
@@ -106,6 +105,7 @@ def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> Mo
         image,
         format=options.format or image.format,
         sector_size=options.sector_size or image.sector_size,
+        allow_parent=(*image.allow_parent, *options.allow_parent),
     )
     if found.image.chs is not None and found.image.profile is not None:
         raise InvalidArgument("mount options chs= and profile= exclude each other")
@@ -181,6 +181,6 @@ def _keep_geometry(request: Request) -> None:
         if source.is_dir():
             continue
         with open_image(source, writable=True, options=options) as disk:
-            if disk.choice is None or store_geometry(disk.image.hosts()[0], disk.geometry):
+            if disk.choice is None or keep_geometry(disk, disk.geometry):
                 continue
         warn(f"{source}: this file system cannot keep the geometry; give --chs each time")
