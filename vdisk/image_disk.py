@@ -9,16 +9,18 @@ inside it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 
 from vdisk.codec import DecodedUnits
 from vdisk.disk import SIZE_MAX, Disk
-from vdisk.errors import DiskError, InvalidArgument
+from vdisk.errors import DiskError, HostError, InvalidArgument
 from vdisk.extent import Extent, Host, Kind, merged, pieces
-from vdisk.formats.base import ImageFormat
+from vdisk.formats.base import ImageFormat, Problem
 from vdisk.gate import Gate
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile
@@ -37,6 +39,8 @@ from vdisk.plan import (
 )
 from vdisk.requests import Discard, Request, Write, Zero
 
+_log = logging.getLogger(__name__)
+
 _CHUNK = 1 << 20  # As much as is held in memory of what a `Fill` or a `Copy` moves.
 
 
@@ -53,6 +57,7 @@ class ImageDisk(Disk):
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
+        self._unwritable: HostError | None = None  # Why the tables in the host are not ours.
         self._decoded = DecodedUnits()
 
     @property
@@ -123,7 +128,7 @@ class ImageDisk(Disk):
 
     def try_write(self, offset: int, data: bytes | memoryview) -> bool:
         length = len(data)
-        if not self._begun or not 0 < length <= self.image.size - offset:
+        if not self._begun or self._unwritable or not 0 < length <= self.image.size - offset:
             return False
         if not self._gate.try_enter():
             return False
@@ -178,7 +183,12 @@ class ImageDisk(Disk):
         return (extent for extent, _ in pieces(self.image.map(at, length), at, length))
 
     def _begin(self) -> None:
-        """What the format wants in the host before the first change."""
+        """What the format wants in the host before the first change.
+
+        Raises the HostError that left the host's tables in a state nobody knows, if one did.
+        """
+        if self._unwritable is not None:
+            raise self._unwritable
         if self._begun:
             return
         with self._plans:
@@ -187,6 +197,8 @@ class ImageDisk(Disk):
                 self._begun = True
 
     def flush(self) -> None:
+        if self._unwritable is not None:
+            raise self._unwritable
         if self._begun:
             with self._plans:
                 plan = self.image.plan_flush()
@@ -222,21 +234,55 @@ class ImageDisk(Disk):
         with self._plans:
             self._carry_out(make())
 
+    def repair(self) -> Iterator[Problem]:
+        """Carry out one repair after the other; each problem, once it is repaired.
+
+        Ends when nothing is left that can be repaired; `image.check()` then says what is left.
+        Raises ReadOnly and HostError.
+        """
+        self.check_writable()
+        seen: set[str] = set()
+        while True:
+            problems = (p for p in self.image.check() if p.repair and p.message not in seen)
+            problem = next(problems, None)
+            if problem is None:
+                return
+            seen.add(problem.message)  # One that its repair does not take away is left alone.
+            self.carry_out(partial(_same, problem.repair))
+            yield problem
+
     # Plans.  The caller holds `_plans`.
 
     def _carry_out(self, plan: Plan | None, request: Request | None = None) -> None:
         if plan is None:
             return
         with self._gate.alone() if plan.exclusive else nullcontext():
-            for step in plan.steps:
-                self._step(step, request)
+            put: list[Put] = []
+            try:
+                for step in plan.steps:
+                    if isinstance(step, Put) and step.before is not None:
+                        put.append(step)
+                    self._step(step, request)
+            except BaseException:
+                self._undo(put)
+                raise
             plan.done()
         if plan.exclusive:
             self._decoded.forget()
 
+    def _undo(self, put: list[Put]) -> None:
+        """Put back what table entries were before a plan that failed."""
+        try:
+            for step in reversed(put):
+                assert step.before is not None
+                step.host.write(step.host_offset, step.before)
+        except HostError as error:
+            _log.error("%s: no more changes, its tables cannot be written: %s", self.address, error)
+            self._unwritable = error
+
     def _step(self, step: Step, request: Request | None) -> None:
         match step:
-            case Put(host, host_offset, data, sync):
+            case Put(host, host_offset, data, sync, _):
                 (host.write_through if sync else host.write)(host_offset, data)
             case Guest(guest_offset, length, host, host_offset):
                 assert request is not None, "a plan that answers no request has no guest's bytes"
@@ -299,12 +345,16 @@ class ImageDisk(Disk):
         Everything is let go of even where that fails, with HostError.
         """
         try:
-            if self._begun:
+            if self._begun and self._unwritable is None:
                 with self._plans:
                     self._begun = False
                     self._carry_out(self.image.plan_close())
         finally:
             close_image(self.image)
+
+
+def _same(plan: Plan | None) -> Plan | None:
+    return plan
 
 
 def close_image(image: ImageFormat) -> None:

@@ -8,8 +8,9 @@ Rules for whoever makes one:
 
 * Steps are carried out in order, but are durable in any order until a `Barrier`.  A power loss
   leaves all steps before the last barrier, and any part of those after it.
-* The step that makes a change visible (the table entry) comes last of those that can fail: a plan
-  that fails midway is forgotten, and the next one may give the same place to something else.
+* A plan that fails midway is forgotten, and the next one may give the same place to something else.
+  So a step that makes a change visible (a table entry) carries what was there `before`, which is
+  put back; where not even that can be written, the image is not written to any more.
 * `done` is called when every step has succeeded, and only then.  It changes the format's tables
   in memory, cannot fail, and is seen by other threads' `map` at any moment: one assignment an
   entry.
@@ -32,13 +33,16 @@ class Put:
 
     With `sync` it is durable when the step is done, without waiting for what else is dirty: for
     marks and counts that must be there before what follows, where a barrier would have to write
-    out the guest's data too.
+    out the guest's data too.  `before`, of the same length, is what the host has there now: it is
+    put back if this step or a later one of the plan fails.  None where nothing points there yet, or
+    where it does no harm.
     """
 
     host: HostFile
     host_offset: int
     data: bytes
     sync: bool = False
+    before: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
 from vdisk.formats.raw import Raw
-from vdisk.formats.registry import IMAGE_EXTENSIONS
+from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.open import OpenOptions, image_disk, open_image
@@ -169,6 +169,12 @@ class FolderStore(Store):
         self._check(name)
         if self.resolve(name) is not None:
             raise Exists("already exists", path=name)
+        extension = _image_extension(name).lower()
+        if any(extension in entry.extensions for entry in FORMATS.values()):
+            raise NotPermitted(
+                "a disk that is made here is raw, and grows as it is written", path=name,
+                hint=f"leave out the {extension}, or make it with vdisk create",
+            )
         host = HostFile.create(self.source / _host_name(name, NEW_EXTENSION), mode)
         try:
             store_format(host, Raw.name)

@@ -31,6 +31,8 @@ class ProblemKind(StrEnum):
 
     LEAK = "leak"
     """Space that nothing points to: wasted, and no data is in danger."""
+    UNCLEAN = "unclean"
+    """What a crash left behind, and the next writer sets right by itself: nothing is in danger."""
     CORRUPTION = "corruption"
     """Structures that contradict each other: data is lost already, or may be by the next write."""
 

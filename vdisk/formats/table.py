@@ -80,8 +80,16 @@ class Table:
             self._load(number)
 
     def put(self, index: int, values: Iterable[int]) -> Put:
-        """The step that writes `values` as the entries from `index` on."""
-        return Put(self.host, self._place(index), self._packed(array(_CODES[self._width], values)))
+        """The step that writes `values` as the entries from `index` on, and what is there before.
+
+        None of these entries may wait.
+        """
+        code = _CODES[self._width]
+        new = array(code, values)
+        old = array(code, [self.get(index + number) for number in range(len(new))])
+        return Put(
+            self.host, self._place(index), self._packed(new), before=self._packed(old)
+        )
 
     @property
     def pages_waiting(self) -> int:

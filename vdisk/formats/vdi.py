@@ -57,6 +57,7 @@ class Vdi(ImageFormat):
         self.host = host
         self.parent = parent
         self.sector_size = SECTOR
+        self.is_written = False  # Since it was opened; its count may then run ahead.
         self.take(header)
         self._census: Census | None = None
 
@@ -139,10 +140,16 @@ class Vdi(ImageFormat):
         self._census = None
 
     def plan_first_write(self) -> Plan:
+        self.is_written = True
         # Children compare the identity of this state with the one they were made on.
         found = self.census
         header = replace(self.header, modify=uuid4(), allocated=found.end)
-        return self.put_header(header, sync=found.end > self.header.allocated)
+        put = self.put_header(header, sync=found.end > self.header.allocated)
+        if self.host.is_block:
+            return put
+        # After a loss of power the last block may not be in the file, and others expect it there.
+        whole = Grow(self.host, header.data_offset + found.end * header.block_size)
+        return Plan((whole, *put.steps), put.done)
 
     def plan_write(self, offset: int, length: int) -> Plan:
         if self.table.pages_waiting > _WAITING_PAGES_MAX:
@@ -245,7 +252,8 @@ class Vdi(ImageFormat):
             self.header = header
             self.header_geometry = header.geometry
 
-        return Plan((Put(self.host, 0, header.pack(), sync),), done)
+        put = Put(self.host, 0, header.pack(), sync, before=self.header.pack())
+        return Plan((put,), done)
 
     def plan_geometry(self, geometry: Geometry) -> Plan:
         if geometry.sector_size != SECTOR:

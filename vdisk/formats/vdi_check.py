@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vdisk.formats.base import Problem, ProblemKind
-from vdisk.formats.vdi_census import take_census
+from vdisk.formats.vdi_census import Census, take_census
 from vdisk.formats.vdi_header import ZERO
+from vdisk.formats.vdi_resize import close_gaps
 from vdisk.plan import Grow, Plan
 
 if TYPE_CHECKING:
@@ -24,23 +25,32 @@ def check(vdi: Vdi) -> Iterator[Problem]:
         yield Problem(
             ProblemKind.LEAK,
             f"{census.end - census.used_places} places below the last one in use hold no block",
+            None if census.shared else close_gaps(vdi),
         )
-    # A count that covers a gap is right: the next block goes there.
-    if header.allocated not in (census.used_places, census.end):
-        exact = vdi.put_header(replace(header, allocated=census.end))
-        yield Problem(
-            ProblemKind.CORRUPTION,
-            f"the header counts {header.allocated} blocks, and the map uses {census.end}",
-            exact,
-        )
+    yield from _wrong_count(vdi, census)
     end = header.data_offset + census.end * header.block_size
     if vdi.host.size() < end:
         yield Problem(
-            ProblemKind.CORRUPTION,
+            ProblemKind.UNCLEAN,
             f"the file ends {end - vdi.host.size()} bytes before its last block does; "
             "they read as zeros",
             Plan((Grow(vdi.host, end),)),
         )
+
+
+def _wrong_count(vdi: Vdi, census: Census) -> Iterator[Problem]:
+    """A count that is too low has the next writer give a place away twice; too high is safe.
+
+    One that covers a gap is right, for the next block goes there.
+    """
+    count = vdi.header.allocated
+    if count in (census.used_places, census.end) or (vdi.is_written and count > census.end):
+        return
+    yield Problem(
+        ProblemKind.UNCLEAN if count > census.end else ProblemKind.CORRUPTION,
+        f"the header counts {count} blocks, and the map uses {census.end}",
+        vdi.put_header(replace(vdi.header, allocated=census.end)),
+    )
 
 
 def _wrong_entries(vdi: Vdi) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ BLOCK_SIZE_MAX = 64 << 20
 """VirtualBox and QEMU make blocks of 1 MiB; others are powers of two."""
 BLOCKS_MAX = 1 << 26
 """64 TiB in blocks of 1 MiB: a map of 256 MiB."""
+_MOVED_MAX = 4 * BLOCKS_MAX // BLOCK_SIZE_MIN  # Places that a map takes up while it is moved.
 FREE = 0xFFFFFFFF
 """A map entry: the block was never allocated.  It reads as the parent, or as zeros."""
 ZERO = 0xFFFFFFFE
@@ -121,7 +122,10 @@ class VdiHeader:
                 self.size <= self.blocks * self.block_size,
                 f"{self.size} bytes in {self.blocks} blocks",
             ),
-            (self.allocated <= 2 * BLOCKS_MAX, f"{self.allocated} blocks allocated"),
+            (
+                self.allocated <= self.blocks + _MOVED_MAX,
+                f"{self.allocated} of {self.blocks} blocks allocated",
+            ),
             (
                 self.map_offset >= HEADER_BYTES and self.map_offset % SECTOR == 0,
                 f"its block map at {self.map_offset}",

@@ -85,7 +85,7 @@ def _puts(vdi: Vdi, map_offset: int, start: int, end: int, entry: int) -> Iterat
 def _switch(vdi: Vdi, steps: Iterable[Step], header: VdiHeader, *after: Step) -> Plan:
     """When `steps` are durable, go by another header; and then, what it makes possible."""
     sync = Barrier((vdi.host,))
-    last = (sync, Put(vdi.host, 0, header.pack()), sync, *after)
+    last = (sync, Put(vdi.host, 0, header.pack(), before=vdi.header.pack()), sync, *after)
     return Plan(chain(steps, last), lambda: vdi.take(header), exclusive=True)
 
 
@@ -171,7 +171,7 @@ def _shrink(vdi: Vdi, size: int, blocks: int) -> Plan:
         return _drop(vdi, blocks)
     census = vdi.census
     if census.used_places < census.end:
-        return _close_gaps(vdi)
+        return close_gaps(vdi)
     smaller = replace(header, size=size, blocks=blocks, allocated=census.end)
     end = header.data_offset + census.end * header.block_size
     cut = () if vdi.host.is_block else (Truncate(vdi.host, end),)
@@ -187,7 +187,7 @@ def _drop(vdi: Vdi, blocks: int) -> Plan:
     )
 
 
-def _close_gaps(vdi: Vdi) -> Plan:
+def close_gaps(vdi: Vdi) -> Plan:
     """Move blocks from behind as many places as are used into gaps before that, some a plan."""
     census = vdi.census
     gaps = [gap for gap in reversed(census.gaps) if gap < census.used_places]
