@@ -6,13 +6,13 @@ A further format adds its lines to `CASES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import qemu
-
 from conformance import some_bytes
 from model import Subject
 from vdisk.create import create_image, plan_disk
@@ -110,3 +110,15 @@ def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) ->
         path, type(new)(new.size_bytes, new.geometry, True, case.format, options, parent)
     )
     return path
+
+
+@contextmanager
+def empty_disk(folder: Path, case: FormatCase, size: int) -> Iterator[Disk]:
+    """An open disk of that kind and as many layers, all zeros; sound when it is closed."""
+    path = make(folder / f"0.{case.format}", case, size)
+    for layer in range(1, case.layers):
+        path = make(folder / f"{layer}.{case.format}", case, size, parent=path)
+    with open_image(path, writable=True) as disk:
+        yield disk
+    with open_image(path, writable=False) as disk:
+        assert list(disk.image.check()) == []

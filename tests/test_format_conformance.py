@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from format_cases import CASES, SMALL_CASES, FormatCase, format_subject
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
 from conformance import DiskConformance
+from format_cases import CASES, SMALL_CASES, FormatCase, format_subject
 from model import DiskMachine, Subject, host_folder
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from format_cases import CASES, SMALL_CASES, FormatCase, make
-from recording import FailingHost, RecordingHost
 
+from format_cases import CASES, SMALL_CASES, FormatCase, make
 from model import host_folder
+from recording import FailingHost, RecordingHost
 from vdisk.errors import HostError
 from vdisk.formats.base import ProblemKind
 from vdisk.image_disk import ImageDisk

@@ -7,21 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz_formats import SEEDS, Seed, fuzz
 
 from cli import environment
+from fuzz_formats import SEEDS, Seed, fuzz
 from model import host_folder
-
-MUTATIONS = 20_000  # A seed; in all, a format has 100,000 with the slow ones.
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 def test_a_mutated_image_opens_or_is_refused(seed: Seed) -> None:
     with host_folder("memory") as folder:
-        met = fuzz(seed, folder, MUTATIONS)
-    assert sum(met.values()) == MUTATIONS
-    assert met["opened"] > MUTATIONS // 20  # Or the mutations never come past the header.
-    assert met.get("Corrupt", 0) > MUTATIONS // 20
+        met = fuzz(seed, folder, seed.count)
+    assert sum(met.values()) == seed.count
+    assert met["opened"] > seed.count // 20  # Or the mutations never come past the header.
+    assert met.get("Corrupt", 0) > seed.count // 20
 
 
 @pytest.mark.slow
@@ -29,7 +27,7 @@ def test_a_mutated_image_opens_or_is_refused(seed: Seed) -> None:
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 def test_many_more_mutated_images(seed: Seed, number: int) -> None:
     with host_folder("memory") as folder:
-        fuzz(seed, folder, MUTATIONS, number)
+        fuzz(seed, folder, seed.count, number)
 
 
 _HUGE_VDI = """

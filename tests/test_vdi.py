@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import qemu
 
+import qemu
 from cli import done, refused
 from vdisk.disk import Disk
 from vdisk.errors import Corrupt, InvalidFormat, NotFound, Unsupported

@@ -41,6 +41,8 @@ def take_census(table: Table, places: int) -> Census:
     """Count the places in use.  Entries at or past `places` are no places."""
     used, top, total = 0, -1, 0
     for _, page in table.runs():
+        if used > places:
+            return Census(top + 1, used, [], shared=True)
         taken = _places(page, places)
         if taken:
             used += len(taken)
@@ -48,6 +50,8 @@ def take_census(table: Table, places: int) -> Census:
             total += sum(taken)
     if used == top + 1 and total == top * (top + 1) // 2:
         return Census(top + 1, used, [])
+    if used > top + 1:
+        return Census(top + 1, used, [], shared=True)
     return _with_gaps(table, places, top + 1)
 
 
