@@ -24,7 +24,7 @@ from vdisk.units import format_size
         "vdisk create big.img --size 2T --sector-size 4096",
         "vdisk create disk.vdi --size 20G               # the format that the name means",
         "vdisk create disk.vdi --size 2G -o subformat=fixed",
-        "vdisk create overlay.vdi --parent disk.vdi     # what is written goes into the overlay",
+        "vdisk create overlay.vdi --parent disk.vdi     # written to instead of it",
     )
 )
 @address_argument

@@ -175,7 +175,7 @@ def _image_decorators(geometry_name: str) -> list[Callable[[Any], Any]]:
     return [
         click.option(
             "--format", "format_name", type=FORMAT, metavar="NAME",
-            help="The image's format (raw, vdi); otherwise it is found out.",
+            help="The image's format, for instance raw or vdi; otherwise it is found out.",
         ),
         click.option(
             geometry_name, "geometry", type=GEOMETRY,
