@@ -44,4 +44,4 @@ class FormatCommutes(DiskMachine):
 
 
 TestFormatCommutes = FormatCommutes.TestCase
-TestFormatCommutes.settings = settings(max_examples=100, stateful_step_count=15)
+TestFormatCommutes.settings = settings(max_examples=150, stateful_step_count=15)

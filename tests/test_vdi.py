@@ -172,6 +172,29 @@ def test_a_write_goes_into_the_overlay_and_leaves_its_parents_alone(tmp_path: Pa
         assert list(disk.image.check()) == []
 
 
+def test_an_overlay_that_is_larger_than_its_parent_has_zeros_there(tmp_path: Path) -> None:
+    """The parent ends inside a block of the overlay; what was cut off and added is zeros too."""
+    base = tmp_path / "base.vdi"
+    done("create", base, "--size", str(MIB + 512))
+    with open_image(base, writable=True) as disk:
+        disk.write(0, b"b" * (MIB + 512))
+    overlay = tmp_path / "overlay.vdi"
+    done("create", overlay, "--parent", base, "--size", "4M")
+    content = bytearray(b"b" * (MIB + 512) + bytes(3 * MIB - 512))
+    with open_image(overlay, writable=True) as disk:
+        assert disk.read(MIB + 600, 100) == bytes(100)
+        disk.write(MIB + 1000, b"x")
+        content[MIB + 1000] = ord("x")
+        assert disk.read(0, disk.size) == content
+        for size in (1024, 4 * MIB):
+            resize_disk(disk, size)
+            del content[size:]
+            content.extend(bytes(size - len(content)))
+        assert disk.read(0, disk.size) == content
+    with open_image(overlay, writable=False) as disk:
+        assert disk.read(0, disk.size) == content
+
+
 def test_a_parent_is_known_by_its_uuid_whatever_it_is_called(tmp_path: Path) -> None:
     base, overlay = chain(tmp_path, 2)
     base.rename(tmp_path / "other name.vdi")

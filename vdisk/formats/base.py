@@ -73,9 +73,9 @@ class ImageFormat(ABC):
     def map(self, offset: int, length: int) -> Iterator[Extent]:
         """Where guest bytes [offset, offset + length) are: a map as `vdisk.extent` defines it.
 
-        The range lies inside the disk; the first and last extent may reach beyond it.  A DATA
-        extent may have holes in the host file.  May read tables.  Raises Corrupt for a table entry
-        that cannot be right, and HostError.
+        The range lies inside the disk; the first extent may begin before it and the last end after
+        it, and each has a byte in it.  A DATA extent may have holes in the host file.  May read
+        tables.  Raises Corrupt for a table entry that cannot be right, and HostError.
         """
 
     def locate(self, offset: int, length: int) -> tuple[Kind, Host | None, int] | None:

@@ -87,15 +87,15 @@ class Vdi(ImageFormat):
             step = 0 if entry >= ZERO else 1  # Places in a row are one run, and so is nothing.
             while index < end and self.table.get(index) == entry + step * (index - first):
                 index += 1
-            yield from self._run(first * unit, (index - first) * unit, entry)
-
-    def _run(self, offset: int, length: int, entry: int) -> Iterator[Extent]:
-        if entry < ZERO:
-            yield Extent(offset, length, Kind.DATA, self.host, self.place(entry, length))
-        elif entry == FREE:
-            yield from self.beneath(offset, length)
-        else:
-            yield Extent(offset, length, Kind.ZERO)
+            at, run_end = first * unit, index * unit
+            if entry < ZERO:
+                place = self.place(entry, run_end - at)
+                yield Extent(at, run_end - at, Kind.DATA, self.host, place)
+            elif entry == FREE:
+                # The parent may end inside the first block, before the request begins.
+                yield from self.beneath(max(at, offset), run_end - max(at, offset))
+            else:
+                yield Extent(at, run_end - at, Kind.ZERO)
 
     def place(self, entry: int, length: int = 0) -> int:
         """The host offset of a place by its number.  Corrupt where the image has no such place."""
