@@ -440,10 +440,9 @@ class FileSystem:
         length = min(length, view.size - offset)
         if length <= 0:
             return b""
-        host = view.host
-        if host is not None and length <= REQUEST_BYTES_MAX:
+        if length <= REQUEST_BYTES_MAX:
             buffer = self._buffer[:length]
-            if host.try_read_into(buffer, view.base + offset):
+            if view.host.try_read_into(view.base + offset, buffer):
                 return buffer
         return await self._in_thread(opened.node, view.disk.read, view.start + offset, length)
 
@@ -467,8 +466,7 @@ class FileSystem:
         stale = node.views.overlapping_cached(view, start, end)
         if stale:
             await self._drop_pages(stale, start, end)  # What mmap left dirty goes in first.
-        host = view.host
-        if host is None or not host.try_write(data, view.base + offset):
+        if not view.host.try_write(view.base + offset, data):
             await self._in_thread(node, view.disk.write, start, data)
         if stale:
             await self._drop_pages(stale, start, end)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 from mount.errors import Gone
 from mount.inodes import DISKS_MAX, META, PLACE_MAX, Inode, NodeKind, pack, unpack
 from mount.views import View, ViewSet
-from vdisk.disk import ImageDisk
 from vdisk.errors import DiskError, InvalidArgument, NotFound
 from vdisk.geometry import CHS, Geometry
+from vdisk.image_disk import ImageDisk
 from vdisk.open import scan_table
 from vdisk.store import Store
 from vdisk.tables import Scan

@@ -29,8 +29,9 @@ from vdisk.host import HostFile
 class View:
     """One range of a disk, under one inode number.
 
-    `length` is None for the whole disk, whose size can change.  `host` and `base` are the disk's
-    window shifted to the view, None where it has none.  Handle counts are of open file handles.
+    `length` is None for the whole disk, whose size can change.  A request is tried in line with
+    `host`, at `base` + its offset: the disk's window shifted to the view, and the disk itself where
+    it has none.  Handle counts are of open file handles.
     """
 
     inode: int
@@ -41,13 +42,12 @@ class View:
     handles: int = 0
     cached: bool = False  # How it is open now; meaningful while handles > 0.
     retained: bool = False  # The kernel may hold pages of it, and they are right.
-    host: HostFile | None = None
-    base: int = 0
+    host: HostFile | Disk = field(init=False)
+    base: int = field(init=False)
 
     def __post_init__(self) -> None:
-        window = self.disk.window()
-        if window is not None:
-            self.host, self.base = window[0], window[1] + self.start
+        host, base = self.disk.window() or (self.disk, 0)
+        self.host, self.base = host, base + self.start
 
     @property
     def size(self) -> int:

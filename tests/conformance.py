@@ -241,7 +241,9 @@ class DiskConformance:
                 subject.disk.resize(size + subject.disk.sector_size)
             self.expect(subject, subject.content)
             return
-        for new in (size + 1, size + 3 * subject.boundary, size - 1, 2 * subject.boundary, size):
+        unit = subject.size_unit
+        for new in (size + unit, size + 3 * subject.boundary, size - unit, 2 * subject.boundary,
+                    size):
             before = subject.disk.read(0, min(subject.disk.size, new))
             subject.resize(subject.disk, new)
             self.expect(subject, before + bytes(new - len(before)))

@@ -42,7 +42,8 @@ class Subject:
     `content` is what the disk must hold at the start.  `reopen(writable)` opens the same disk
     again; the suite closes the old one first.  `boundary` is a length in bytes after which the
     map may change (a sector, a cluster, a block), so that requests are made to cross it.
-    `resize` resizes a disk that can be (else None: the disk must refuse).  `sound` is asked after
+    `resize` resizes a disk that can be (else None: the disk must refuse), to multiples of
+    `size_unit` bytes, not to nothing where that is not 1.  `sound` is asked after
     the disk is closed: the whole structure is checked there, by another program where there is one.
     """
 
@@ -51,6 +52,7 @@ class Subject:
     reopen: Callable[[bool], Disk]
     boundary: int = 512
     resize: Callable[[Disk, int], None] | None = None
+    size_unit: int = 1
     sound: Callable[[], None] = lambda: None
 
 
@@ -77,11 +79,15 @@ def mapped(disk: Disk, hosts: HostBytes) -> bytes:
 def mapped_extent(extent: Extent, hosts: HostBytes) -> bytes:
     """The guest bytes of one extent, from the host.  A ZERO run with a place there is zeros there.
     """
-    if extent.host is None:
+    if extent.file is None:
         assert extent.kind is Kind.ZERO
         return bytes(extent.length)
     assert extent.host_offset is not None
-    found = hosts.read(extent.host.path, extent.host_offset, extent.length)
+    if extent.unit is not None:
+        unit = extent.unit
+        packed = hosts.read(extent.file.path, extent.host_offset, unit.host_length)
+        return unit.codec.decode(packed, unit.length)[unit.skip : unit.skip + extent.length]
+    found = hosts.read(extent.file.path, extent.host_offset, extent.length)
     assert len(found) == extent.length
     if extent.kind is Kind.ZERO:
         assert found == bytes(extent.length)
@@ -183,11 +189,14 @@ class DiskMachine(RuleBasedStateMachine):
     def resize(self, data: st.DataObject, how: str) -> None:
         assert self.subject is not None
         assert self.subject.resize is not None
-        size = data.draw(st.integers(0, 2 * len(self.subject.content)))
+        unit = self.subject.size_unit
+        lowest = 0 if unit == 1 else 1
+        size = unit * data.draw(st.integers(lowest, 2 * len(self.subject.content) // unit))
         if how == "lba":
             size -= size % self.disk.sector_size
         if how == "chs" and self.disk.choice is not None:
             size -= size % self.disk.geometry.cylinder_bytes
+        size = max(size, lowest * unit)
         self.subject.resize(self.disk, size)
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from format_cases import SMALL_CASES, empty_disk
 from model import PLACES, host_folder
 from vdisk.disk import Disk, Slice
 from vdisk.open import OpenOptions, open_disk
@@ -25,8 +26,14 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture(params=["whole", "slice"])
+@pytest.fixture(params=["whole", "slice", *map(str, SMALL_CASES)])
 def disk(request: pytest.FixtureRequest, folder: Path) -> Iterator[Disk]:
+    """A disk of zeros: raw, a slice of one, and each format, allocating as it is written."""
+    for case in SMALL_CASES:
+        if request.param == str(case):
+            with empty_disk(folder, case, THREADS * SHARE) as opened:
+                yield opened
+            return
     path = folder / "disk.img"
     lead = 1000 if request.param == "slice" else 0
     path.write_bytes(bytes(lead + THREADS * SHARE))

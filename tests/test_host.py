@@ -43,7 +43,7 @@ def content(host: HostFile) -> bytes:
 
 def read(host: HostFile, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
-    host.read_into(memoryview(buffer), offset)
+    host.read_into(offset, memoryview(buffer))
     return bytes(buffer)
 
 
@@ -54,7 +54,7 @@ def test_what_the_kernel_does_in_parts_is_completed(
     pwrite, preadv = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:1000], at))
     monkeypatch.setattr(os, "preadv", lambda fd, to, at, *f: preadv(fd, [to[0][:777]], at, *f))
-    host.write(memoryview(b"y" * 12345), 100)
+    host.write(100, memoryview(b"y" * 12345))
     monkeypatch.undo()
     assert content(host) == FULL[:100] + b"y" * 12345 + FULL[12445:]
     monkeypatch.setattr(os, "preadv", lambda fd, to, at, *f: preadv(fd, [to[0][:777]], at, *f))
@@ -71,13 +71,13 @@ def test_a_file_that_was_shortened_is_an_error_and_never_a_loop(host: HostFile) 
 
 @pytest.mark.parametrize("offset", [0, 1, 4096, 5000])
 @pytest.mark.parametrize("length", [1, 4096, 10000, MIB - 5000])
-@pytest.mark.parametrize("how", ["zero", "punch", "zero without fallocate"])
+@pytest.mark.parametrize("how", ["zero", "discard", "zero without fallocate"])
 def test_a_range_becomes_zeros_and_the_size_stays(
     host: HostFile, offset: int, length: int, how: str
 ) -> None:
     if how == "zero without fallocate":
         host._refused_modes.update({0x02, 0x10})
-    (host.punch if how == "punch" else host.zero)(offset, length)
+    (host.discard if how == "discard" else host.zero)(offset, length)
     assert content(host) == FULL[:offset] + bytes(length) + FULL[offset + length :]
 
 
@@ -86,7 +86,7 @@ def test_punching_gives_space_back_and_zeroing_keeps_it(host: HostFile) -> None:
     assert before >= MIB
     host.zero(0, MIB // 2)
     assert host.allocated_bytes() == before
-    host.punch(0, MIB // 2)
+    host.discard(0, MIB // 2)
     host.flush()
     assert host.allocated_bytes() <= before - MIB // 2
 
@@ -115,7 +115,7 @@ def test_where_fallocate_is_missing_it_is_asked_once(
 
     monkeypatch.setattr("vdisk.host._libc.fallocate", refuse)
     for offset in (0, 4096):
-        host.punch(offset, 4096)
+        host.discard(offset, 4096)
     assert content(host) == bytes(8192) + FULL[8192:]
     assert len(asked) == len(set(asked))
 
@@ -124,17 +124,17 @@ def test_a_try_gives_the_bytes_or_says_no(host: HostFile) -> None:
     """Whatever the file system can do; bytes in memory are given unless it cannot do it at all."""
     read(host, 0, MIB)
     buffer = bytearray(8192)
-    given = host.try_read_into(memoryview(buffer), 4000)
+    given = host.try_read_into(4000, memoryview(buffer))
     assert given == (host.read_promptness is not Promptness.BLOCKING)
     assert bytes(buffer) == (FULL[4000:12192] if given else bytes(8192))
     for attempt in range(3):  # The first one may find out how writes are best tried here.
-        if not host.try_write(b"z" * 5000, 3000):
-            host.write(memoryview(b"z" * 5000), 3000)
+        if not host.try_write(3000, b"z" * 5000):
+            host.write(3000, memoryview(b"z" * 5000))
         assert content(host) == FULL[:3000] + b"z" * 5000 + FULL[8000:], attempt
 
 
 def test_a_try_past_the_end_is_no(host: HostFile) -> None:
-    assert not host.try_read_into(memoryview(bytearray(10)), MIB - 5)
+    assert not host.try_read_into(MIB - 5, memoryview(bytearray(10)))
 
 
 def test_memory_is_known_as_memory() -> None:
@@ -224,9 +224,9 @@ def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
 def test_an_error_of_the_system_keeps_its_number_and_names_the_file(host: HostFile) -> None:
     reader = HostFile.open(host.path, writable=False, lock=False)
     for operation in (
-        lambda: reader.write(memoryview(b"x"), 0),
+        lambda: reader.write(0, memoryview(b"x")),
         lambda: reader.zero(0, 1),
-        lambda: reader.punch(0, 4096),
+        lambda: reader.discard(0, 4096),
         lambda: reader.truncate(5),
     ):
         with pytest.raises(HostError, match=r"disk\.img") as refusal:

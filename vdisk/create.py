@@ -1,19 +1,22 @@
 """Making a new disk: how large it is, what its geometry is, and its host file.
 
-A new disk is a sparse raw image.  Its format and its geometry are recorded with it, so that what a
-guest writes into it later changes neither.
+The format writes the image.  What its header has no room for, the format's name and the geometry,
+is recorded with the file, so that what a guest writes into it later changes neither.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, Unsupported
+from vdisk.formats.creation import Creation, settle_options
 from vdisk.formats.raw import Raw
+from vdisk.formats.registry import FORMATS, Format
 from vdisk.geometry import (
     Geometry,
     check_fits,
@@ -23,20 +26,31 @@ from vdisk.geometry import (
     profile_size,
 )
 from vdisk.host import HostFile
+from vdisk.image_disk import ImageDisk
+from vdisk.open import NO_OPTIONS, OpenOptions, open_image
 from vdisk.record import store_format, store_geometry
 from vdisk.units import SECTOR, SIZE_BYTES_MAX
 
-_OTHER_FORMATS = frozenset(
+_FOREIGN_EXTENSIONS = frozenset(
     {".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds", ".nhd", ".hdi"}
 )
 
 
 @dataclass(frozen=True, slots=True)
 class NewDisk:
-    """What is to be made: `size_bytes` is whole sectors of the geometry's sector size."""
+    """What is to be made: `size_bytes` is whole sectors of the geometry's sector size.
+
+    `format` is the format's name, None where the file's name says it.  `options` are the format's
+    (`-o`).  `parent` is the image that the new one is to be an overlay of.
+    """
 
     size_bytes: int
     geometry: Geometry
+    geometry_given: bool = False
+    format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    parent: Path | None = None
+    parent_options: OpenOptions = NO_OPTIONS
 
 
 def plan_disk(
@@ -68,7 +82,7 @@ def plan_disk(
         choice = choose(size_bytes, unit)
         assert choice is not None  # There is at least one sector.
         geometry = choice.geometry
-    return NewDisk(size_bytes, geometry)
+    return NewDisk(size_bytes, geometry, chs is not None)
 
 
 def whole_sectors(size_bytes: int, sector_size: int) -> int:
@@ -81,30 +95,102 @@ def whole_sectors(size_bytes: int, sector_size: int) -> int:
     return rounded
 
 
-def create_image(path: Path, new: NewDisk, *, format_given: bool = False) -> bool:
-    """Make the raw image `path`; whether format and geometry could be recorded with it.
+def create_image(path: Path, new: NewDisk) -> bool:
+    """Make the image `path`; whether format and geometry could be recorded with it.
 
-    Nothing that exists is ever written to, and after an error the file is not there.  Raises
-    Exists, NotFound (the folder), NotPermitted (inside a file or device), HostError; Unsupported
-    for a name that belongs to another format, unless the format was `format_given`.
+    Nothing that exists is ever written to, and after an error no new file is left.  Raises Exists,
+    NotFound (the folder), NotPermitted (inside a file or device), HostError; InvalidArgument for
+    what the format cannot be; Unsupported for a format that is not made here.
     """
     _check_place(path)
-    if path.suffix.lower() in _OTHER_FORMATS and not format_given:
-        raise Unsupported(
-            f"{path.suffix} is the name of another format, and this version makes raw images",
-            path=path, hint=f"call it {path.with_suffix('.img').name}, or give --format raw",
+    entry = creatable_format(path, new.format)
+    options = settle_options(entry.options, new.options, entry.name)
+    with ExitStack() as made:
+        parent = _open_parent(made, entry, new)
+        files = _NewFiles(path, made)
+        host = files.another(path.name)
+        creation = Creation(
+            host, new.size_bytes, new.geometry.sector_size, new.geometry, options, files.another,
+            new.geometry_given, parent, _parent_name(path, new),
         )
-    host = HostFile.create(path)
-    try:
-        host.truncate(new.size_bytes)
-        recorded = store_format(host, Raw.name)
-        return store_geometry(host, new.geometry) and recorded
-    except BaseException:
-        with suppress(OSError):
-            path.unlink()
-        raise
-    finally:
-        host.close()
+        assert entry.create is not None
+        entry.create(creation)
+        recorded = store_format(host, entry.name)
+        if not entry.stores_geometry:
+            recorded = store_geometry(host, new.geometry) and recorded
+        files.keep()
+    return recorded
+
+
+def creatable_format(path: Path, given: str | None) -> Format:
+    """The format to make an image of: `given`, or the one that the file's name means, or raw.
+
+    Raises Unsupported for one that this version does not make.
+    """
+    extension = path.suffix.lower()
+    if given is not None:
+        entry = FORMATS[given]
+    else:
+        named = [entry for entry in FORMATS.values() if extension in entry.extensions]
+        if not named and extension in _FOREIGN_EXTENSIONS:
+            raise Unsupported(
+                f"{extension} is the name of a format that this version does not make",
+                path=path,
+                hint=f"call it {path.with_suffix('.img').name}, or give --format raw",
+            )
+        entry = named[0] if named else FORMATS[Raw.name]
+    if entry.create is None:
+        makes = ", ".join(sorted(e.name for e in FORMATS.values() if e.create is not None))
+        raise Unsupported(
+            f"this version makes no {entry.name} images", path=path, hint=f"it makes: {makes}"
+        )
+    return entry
+
+
+def _open_parent(made: ExitStack, entry: Format, new: NewDisk) -> ImageDisk | None:
+    if new.parent is None:
+        return None
+    if not entry.overlays:
+        able = ", ".join(sorted(e.name for e in FORMATS.values() if e.overlays))
+        raise InvalidArgument(
+            f"a {entry.name} image cannot be an overlay", hint=f"formats that can: {able}"
+        )
+    return made.enter_context(
+        open_image(new.parent, writable=False, options=new.parent_options)
+    )
+
+
+def _parent_name(path: Path, new: NewDisk) -> str | None:
+    """How the child names its parent: from its own folder."""
+    if new.parent is None:
+        return None
+    return os.path.relpath(os.path.realpath(new.parent), os.path.realpath(path.parent))
+
+
+class _NewFiles:
+    """New files in one folder, which are closed at the end, and removed unless they are kept."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path = path
+        self._stack = stack
+        self._made: list[Path] = []
+        stack.callback(self._remove)
+
+    def another(self, name: str) -> HostFile:
+        """A new empty file beside the image.  Raises Exists and HostError."""
+        host = HostFile.create(self._path.with_name(name))
+        self._made.append(host.path)
+        self._stack.callback(host.close)
+        return host
+
+    def keep(self) -> None:
+        """All went well."""
+        self._made.clear()
+
+    def _remove(self) -> None:
+        for path in self._made:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _check_place(path: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vdisk.disk import Disk, ImageDisk, Slice
+from vdisk.disk import Disk, Slice
 from vdisk.extent import Extent
+from vdisk.formats.base import ImageFormat
 from vdisk.geometry import Choice
+from vdisk.image_disk import ImageDisk
 from vdisk.open import scan_table
 from vdisk.tables import Partition, Table
 
@@ -24,12 +26,15 @@ def describe(disk: Disk, table: Table | None = None, *, scan: bool = True) -> di
     if table is None and scan:
         table = scan_table(disk).table
     whole = _image_disk(disk)
-    hosts = whole.image.hosts()
+    image = whole.image
+    parents = _parents(image)
     geometry = None if disk.choice is None else disk.choice.geometry
     return {
         "address": disk.address,
-        "format": whole.image.name,
-        "host_files": [str(host.path) for host in hosts],
+        "format": image.name,
+        "format_details": image.info(),
+        "host_files": [str(host.path) for host in image.hosts()],
+        "parents": [parent.address for parent in parents],
         "size_bytes": disk.size,
         "sector_size": disk.sector_size,
         "sectors": disk.sectors,
@@ -43,6 +48,15 @@ def describe(disk: Disk, table: Table | None = None, *, scan: bool = True) -> di
         "table": _table(table),
         "partitions": [] if table is None else [_partition(p) for p in table.partitions],
     }
+
+
+def _parents(image: ImageFormat) -> list[ImageDisk]:
+    """The disks beneath an overlay, the nearest first."""
+    found = []
+    while image.parent is not None:
+        found.append(image.parent)
+        image = image.parent.image
+    return found
 
 
 def geometry_text(disk: Disk) -> str:
@@ -64,7 +78,7 @@ def map_row(extent: Extent) -> dict[str, Any]:
         "guest_offset": extent.guest_offset,
         "length": extent.length,
         "kind": str(extent.kind),
-        "host_file": None if extent.host is None else str(extent.host.path),
+        "host_file": None if extent.file is None else str(extent.file.path),
         "host_offset": extent.host_offset,
     }
 
@@ -73,11 +87,11 @@ def map_lines(disk: Disk) -> Iterator[str]:
     """The mounted `map` file: guest range -> host file range, in bytes, a line an extent."""
     for extent in disk.map(0, disk.size):
         guest = f"{extent.guest_offset}..{extent.guest_end}"
-        if extent.host is None or extent.host_offset is None:
+        if extent.file is None or extent.host_offset is None:
             yield f"{guest} -> {extent.kind}\n"
             continue
         end = extent.host_offset + extent.length
-        yield f"{guest} -> {extent.host.path} {extent.host_offset}..{end} {extent.kind}\n"
+        yield f"{guest} -> {extent.file.path} {extent.host_offset}..{end} {extent.kind}\n"
 
 
 def allocated_bytes(disk: Disk) -> int:

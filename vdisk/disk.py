@@ -1,7 +1,7 @@
 """A virtual disk: what a guest sees, by byte, by LBA and by CHS.
 
-`Disk` is what every disk can do.  `ImageDisk` is a disk in an image; `Slice` is a part of another
-disk (a partition, a track, a sector) and is itself a disk, so that layers compose.
+`Disk` is what every disk can do.  `Slice` is a part of another disk (a partition, a track, a
+sector) and is itself a disk, so that layers compose; `vdisk.image_disk` has the disk in an image.
 
 Offsets and lengths are bytes; every operation is positional and safe from several threads at
 once, as long as nobody resizes the disk meanwhile.  A range that does not lie inside the disk is
@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Self
 
 from vdisk.errors import InvalidArgument, NotPermitted, OutOfRange, ReadOnly
-from vdisk.extent import Extent, Kind, merged, pieces
-from vdisk.formats.base import ImageFormat
+from vdisk.extent import Extent
 from vdisk.geometry import CHS, Choice, Geometry
 from vdisk.host import HostFile
 
@@ -68,9 +66,11 @@ class Disk(ABC):
 
     @abstractmethod
     def map(self, offset: int, length: int) -> Iterator[Extent]:
-        """V of the range: guest runs and the host bytes that hold them, holes told from data.
+        """V of the range: guest runs and the bytes of host files that hold them.
 
-        Ordered, contiguous, as few extents as say it; what is a hole is what SEEK_HOLE says now.
+        Through every layer, so `host` is a `HostFile` or None, and the kind DATA, ZERO or
+        COMPRESSED.  Ordered, contiguous, as few extents as say it; holes are told from data, as
+        SEEK_HOLE says now.
         """
 
     @abstractmethod
@@ -79,6 +79,17 @@ class Disk(ABC):
 
         A server may then move the bytes of a request itself, with one host call.
         """
+
+    def try_read_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer` from `offset` if that takes one host call and no waiting; whether it did.
+
+        False is always right: the caller then reads in a thread that may wait.
+        """
+        return False
+
+    def try_write(self, offset: int, data: bytes | memoryview) -> bool:
+        """Write `data` at `offset` if that takes one host call and no waiting; whether it did."""
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -150,76 +161,6 @@ class Disk(ABC):
         self.write_lba(self.geometry.lba(chs), data)
 
 
-class ImageDisk(Disk):
-    """A disk in an image file: the format says where, this moves the bytes."""
-
-    def __init__(
-        self, image: ImageFormat, *, address: str, sector_size: int, read_only: bool
-    ) -> None:
-        self.image = image
-        self.address = address
-        self.sector_size = sector_size
-        self.read_only = read_only
-
-    @property
-    def size(self) -> int:
-        return self.image.size
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        self.check_range(offset, len(buffer))
-        for host, host_offset, part in self._placed(offset, len(buffer)):
-            if host is None:
-                buffer[part] = bytes(part.stop - part.start)
-            else:
-                host.read_into(buffer[part], host_offset)
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        self.check_writable()
-        self.check_range(offset, len(data))
-        view = memoryview(data)
-        for host, host_offset, part in self._placed(offset, len(data)):
-            _present(host).write(view[part], host_offset)
-
-    def zero(self, offset: int, length: int) -> None:
-        self.check_writable()
-        self.check_range(offset, length)
-        for host, host_offset, part in self._placed(offset, length):
-            _present(host).zero(host_offset, part.stop - part.start)
-
-    def discard(self, offset: int, length: int) -> None:
-        self.check_writable()
-        self.check_range(offset, length)
-        for host, host_offset, part in self._placed(offset, length):
-            _present(host).punch(host_offset, part.stop - part.start)
-
-    def _placed(self, offset: int, length: int) -> Iterator[tuple[HostFile | None, int, slice]]:
-        """Each piece of the request: its host file (None: zeros), host offset and buffer slice."""
-        for extent, part in pieces(self.image.map(offset, length), offset, length):
-            yield extent.host, extent.host_offset or 0, part
-
-    def flush(self) -> None:
-        for host in self.image.hosts():
-            host.flush()
-
-    def resize(self, size: int) -> None:
-        self.check_writable()
-        if not 0 <= size <= SIZE_MAX:
-            raise InvalidArgument(f"cannot be {size} bytes large", path=self.address)
-        self.image.resize(size)
-
-    def map(self, offset: int, length: int) -> Iterator[Extent]:
-        self.check_range(offset, length)
-        whole = pieces(self.image.map(offset, length), offset, length)
-        return merged(fine for extent, _ in whole for fine in _with_holes(extent))
-
-    def window(self) -> tuple[HostFile, int] | None:
-        return self.image.window()
-
-    def close(self) -> None:
-        for host in self.image.hosts():
-            host.close()
-
-
 class Slice(Disk):
     """Bytes [start, start + length) of another disk, as a disk.  It cannot be resized."""
 
@@ -244,6 +185,14 @@ class Slice(Disk):
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self.check_range(offset, len(data))
         self.base.write(self.start + offset, data)
+
+    def try_read_into(self, offset: int, buffer: memoryview) -> bool:
+        inside = 0 <= offset <= self._length - len(buffer)
+        return inside and self.base.try_read_into(self.start + offset, buffer)
+
+    def try_write(self, offset: int, data: bytes | memoryview) -> bool:
+        inside = 0 <= offset <= self._length - len(data)
+        return inside and self.base.try_write(self.start + offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         self.check_range(offset, length)
@@ -275,23 +224,3 @@ class Slice(Disk):
 
     def close(self) -> None:
         self.base.close()
-
-
-def _present(host: HostFile | None) -> HostFile:
-    """The host file of a place that is written to.  A map gives every such place one."""
-    assert host is not None, "a write reached a place that has no host bytes"
-    return host
-
-
-def _with_holes(extent: Extent) -> Iterator[Extent]:
-    """A DATA extent split where the host file has holes; any other as it is."""
-    if extent.kind is not Kind.DATA:
-        yield extent
-        return
-    assert extent.host is not None
-    assert extent.host_offset is not None
-    start = extent.host_offset
-    for low, high, is_data in extent.host.ranges(start, extent.length):
-        kind = Kind.DATA if is_data else Kind.ZERO
-        run = extent.cut(extent.guest_offset + low - start, extent.guest_offset + high - start)
-        yield replace(run, kind=kind)

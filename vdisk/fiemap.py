@@ -116,7 +116,7 @@ def _run(start: int, end: int, device_offset: int, flags: int) -> DeviceRun:
         return DeviceRun(start, end - start, Kind.DATA, reason=reason)
     if flags & _UNWRITTEN:
         return DeviceRun(
-            start, end - start, Kind.ZERO, None, device_offset, "allocated, not written"
+            start, end - start, Kind.ZERO, None, device_offset, reason="allocated, not written"
         )
     return DeviceRun(start, end - start, Kind.DATA, None, device_offset)
 
@@ -127,10 +127,10 @@ def placed(extent: Extent) -> Iterator[Placed]:
     What is written but not yet allocated is written out first.  Raises Unsupported where the file
     system does not tell, and HostError.
     """
-    if extent.host is None or extent.host_offset is None:
+    if extent.file is None or extent.host_offset is None:
         yield Placed(extent, None, None, str(extent.kind))
         return
-    host, offset = extent.host, extent.host_offset
+    host, offset = extent.file, extent.host_offset
     device = device_of(host)
     if host.is_block:
         yield Placed(extent, device, offset, None)

@@ -73,7 +73,10 @@ class HostFile:
     `writable` says how it was opened.  `path` is the path as the caller gave it.  `is_local`: its
     file system has the inode of an open file in memory, so `stat` never waits for another machine
     or process.  `status_seen` is what `stat` answered last.
+    `zeros_past_end` is for the format of an image whose last block the file need not hold in whole.
     """
+
+    zeros_past_end = False
 
     def __init__(self, fd: int, path: Path, *, writable: bool) -> None:
         self.fd = fd
@@ -163,37 +166,56 @@ class HostFile:
 
     # Moving bytes
 
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill `view` from `offset`.  A file that ends first is a HostError (EIO)."""
-        while view:
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`.
+
+        A file that ends first is a HostError (EIO), or goes on as zeros where `zeros_past_end`.
+        """
+        while buffer:
             try:
-                count = os.preadv(self.fd, [view], offset)
+                count = os.preadv(self.fd, [buffer], offset)
             except OSError as error:
                 raise HostError.of(error, f"read at byte {offset}", self.path) from error
             if count == 0:
+                if self.zeros_past_end:
+                    buffer[:] = bytes(len(buffer))
+                    return
                 raise HostError(
                     f"ends at byte {offset}, inside the disk", errno=errno.EIO, path=self.path,
                     hint="was it shortened by another program?",
                 )
-            view, offset = view[count:], offset + count
+            buffer, offset = buffer[count:], offset + count
 
-    def write(self, data: memoryview, offset: int) -> None:
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset`: a table, whose length the caller has limited."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data` at `offset`.  What was written before an error stays written."""
+        self._write(offset, data, 0)
+
+    def write_through(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at `offset`; it, and no other write, is durable on return."""
+        self._write(offset, data, os.RWF_DSYNC)
+
+    def _write(self, offset: int, data: bytes | memoryview, flags: int) -> None:
         while data:
             try:
-                count = os.pwrite(self.fd, data, offset)
+                count = os.pwritev(self.fd, [data], offset, flags)
             except OSError as error:
                 raise HostError.of(error, f"write at byte {offset}", self.path) from error
             data, offset = data[count:], offset + count
 
-    def try_read_into(self, view: memoryview, offset: int) -> bool:
-        """Fill `view` from `offset` if that needs no waiting; say whether it was done."""
+    def try_read_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer` from `offset` if that needs no waiting; say whether it was done."""
         mode = self.read_promptness
         if mode is Promptness.BLOCKING:
             return False
         try:
             flags = os.RWF_NOWAIT if mode is Promptness.NOWAIT else 0
-            return os.preadv(self.fd, [view], offset, flags) == len(view)
+            return os.preadv(self.fd, [buffer], offset, flags) == len(buffer)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -201,13 +223,13 @@ class HostFile:
                 self.read_promptness = Promptness.BLOCKING
             return False  # An error is met again, and told, on the blocking path.
 
-    def try_write(self, data: memoryview | bytes, offset: int) -> bool:
+    def try_write(self, offset: int, data: bytes | memoryview) -> bool:
         """Write `data` at `offset` if that needs no waiting; say whether all of it was done."""
         mode = self.write_promptness
         if mode is Promptness.BLOCKING:
             return False
         if mode is Promptness.CACHED:
-            return self._cache.holds(self.fd, offset, len(data)) and self._timed(data, offset)
+            return self._cache.holds(self.fd, offset, len(data)) and self._timed(offset, data)
         try:
             flags = os.RWF_NOWAIT if mode is Promptness.NOWAIT else 0
             return os.pwritev(self.fd, [data], offset, flags) == len(data)
@@ -219,7 +241,7 @@ class HostFile:
                 self.write_promptness = Promptness.CACHED if cached else Promptness.BLOCKING
             return False
 
-    def _timed(self, data: memoryview | bytes, offset: int) -> bool:
+    def _timed(self, offset: int, data: bytes | memoryview) -> bool:
         """A plain write that should not wait; one that did keeps the next ones off this path.
 
         Memory full of dirty pages, or a journal that waits for its device, holds up even a write
@@ -244,10 +266,10 @@ class HostFile:
         end = offset + length
         while offset < end:
             chunk = memoryview(_ZEROS)[: min(len(_ZEROS), end - offset)]
-            self.write(chunk, offset)
+            self.write(offset, chunk)
             offset += len(chunk)
 
-    def punch(self, offset: int, length: int) -> None:
+    def discard(self, offset: int, length: int) -> None:
         """Make the bytes read as zeros and give their space back where the host can."""
         first, last = self._punchable(offset, offset + length)
         if first >= last or not self._fallocate(FALLOC_FL_PUNCH_HOLE, first, last - first):
@@ -294,6 +316,20 @@ class HostFile:
             os.ftruncate(self.fd, size)
         except OSError as error:
             raise HostError.of(error, f"resize to {size} bytes", self.path) from error
+
+    def grow(self, size: int) -> None:
+        """Make the file at least `size` bytes large.
+
+        What is new reads as zeros.  On a block device that is smaller: HostError (ENOSPC).
+        """
+        if self.size() >= size:
+            return
+        if self.is_block:
+            raise HostError(
+                f"has no room for {size} bytes", errno=errno.ENOSPC, path=self.path,
+                hint="the device is full",
+            )
+        self.truncate(size)
 
     def ranges(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """(start, end, is_data) runs that cover [offset, offset + length), as SEEK_DATA tells.

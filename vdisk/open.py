@@ -11,13 +11,15 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdisk.disk import Disk, ImageDisk, Slice
+from vdisk.disk import Disk, Slice
 from vdisk.errors import Corrupt, DiskError, HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
 from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.host import HostFile
+from vdisk.image_disk import ImageDisk, close_image
+from vdisk.parents import opening
 from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
 from vdisk.tables import Scan, guess_sector_size, read_table
 
@@ -37,6 +39,8 @@ class OpenOptions:
     chs: str | None = None
     sector_size: int | None = None
     profile: str | None = None
+    allow_parent: tuple[Path, ...] = ()
+    """Folders, besides the image's own, in which the files may lie that an image names."""
 
 
 NO_OPTIONS = OpenOptions()
@@ -131,8 +135,22 @@ def look_into(
 ) -> ImageDisk:
     """As `open_image`, but nothing is recorded: `keep_format` is still to come."""
     host = HostFile.open(path, writable=writable, lock=lock)
+    return open_host(host, options=options, lock=lock, allow_empty=allow_empty)
+
+
+def open_host(
+    host: HostFile,
+    *,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+    allow_empty: bool = False,
+) -> ImageDisk:
+    """As `open_image`, of a host file that is open.  It is closed with the disk, or after an error.
+    """
+    path, writable = host.path, host.writable
+    image: ImageFormat | None = None
     try:
-        image = open_format(host, options.format)
+        image = open_format(host, opening(host, options.allow_parent, lock=lock), options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,
@@ -141,6 +159,8 @@ def look_into(
         return image_disk(host, image, options)
     except BaseException:
         host.close()
+        if image is not None:
+            close_image(image)
         raise
 
 
@@ -150,11 +170,10 @@ def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
         store_format(disk.image.hosts()[0], disk.image.name)
 
 
-def keep_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
-    """Record the geometry of a writable disk where it was given; False where it cannot be."""
-    if options == OpenOptions(format=options.format) or disk.choice is None:
-        return True
-    return store_geometry(disk.image.hosts()[0], disk.choice.geometry)
+def keep_given_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
+    """Keep the geometry of a writable disk with it where one was given; False where that fails."""
+    given = (options.chs, options.sector_size, options.profile) != (None, None, None)
+    return not given or disk.choice is None or keep_geometry(disk, disk.choice.geometry)
 
 
 def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> ImageDisk:
@@ -230,7 +249,8 @@ def refit(disk: ImageDisk) -> None:
 
 
 def _has_own_geometry(disk: ImageDisk) -> bool:
-    return disk.choice is not None and disk.choice.source in (Source.GIVEN, Source.STORED)
+    own = (Source.GIVEN, Source.STORED, Source.HEADER)
+    return disk.choice is not None and disk.choice.source in own
 
 
 def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
@@ -244,11 +264,23 @@ def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
 def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
     if not _has_own_geometry(disk):
         return
-    host = disk.image.hosts()[0]
     if geometry is None:
-        forget_geometry(host)
+        forget_geometry(disk.image.hosts()[0])
     else:
-        store_geometry(host, geometry)
+        keep_geometry(disk, geometry)
+
+
+def keep_geometry(disk: ImageDisk, geometry: Geometry) -> bool:
+    """Record `geometry` in the image's header, or beside it where that has no room for one.
+
+    False where it is to be beside it and this file system keeps no such record.  Raises
+    InvalidArgument where the header's fields do not hold it.
+    """
+    if not disk.image.stores_geometry or geometry.sector_size != SECTOR_SIZE_DEFAULT:
+        return store_geometry(disk.image.hosts()[0], geometry)
+    disk.set_geometry(geometry)
+    forget_geometry(disk.image.hosts()[0])  # It would be believed before the header.
+    return True
 
 
 def scan_table(disk: Disk) -> Scan:

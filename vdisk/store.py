@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdisk.disk import ImageDisk
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
 from vdisk.formats.raw import Raw
-from vdisk.formats.registry import IMAGE_EXTENSIONS
+from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS
 from vdisk.host import HostFile
-from vdisk.open import OpenOptions, image_disk, keep_format, keep_geometry, look_into
+from vdisk.image_disk import ImageDisk
+from vdisk.open import OpenOptions, image_disk, keep_format, keep_given_geometry, look_into
 from vdisk.record import FORMAT_ATTRIBUTE, store_format
 
 NEW_EXTENSION = ".img"
@@ -129,7 +129,7 @@ class ImageList(Store):
     def keep(self, disk: ImageDisk) -> str | None:
         """As any store; and the geometry, where one was given."""
         super().keep(disk)
-        if disk.read_only or keep_geometry(disk, self._options):
+        if disk.read_only or keep_given_geometry(disk, self._options):
             return None
         return f"{disk.address}: this file system cannot keep the geometry; give --chs each time"
 
@@ -186,6 +186,12 @@ class FolderStore(Store):
         self._check(name)
         if self.resolve(name) is not None:
             raise Exists("already exists", path=name)
+        extension = _image_extension(name).lower()
+        if any(extension in entry.extensions for entry in FORMATS.values()):
+            raise NotPermitted(
+                "a disk that is made here is raw, and grows as it is written", path=name,
+                hint=f"leave out the {extension}, or make it with vdisk create",
+            )
         host = HostFile.create(self.source / _host_name(name, NEW_EXTENSION), mode)
         try:
             store_format(host, Raw.name)

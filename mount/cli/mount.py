@@ -105,6 +105,7 @@ def _merged(found: MountOptions, options: OpenOptions, *, read_only: bool) -> Mo
         image,
         format=options.format or image.format,
         sector_size=options.sector_size or image.sector_size,
+        allow_parent=(*image.allow_parent, *options.allow_parent),
     )
     if found.image.chs is not None and found.image.profile is not None:
         raise InvalidArgument("mount options chs= and profile= exclude each other")

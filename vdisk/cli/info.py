@@ -44,7 +44,7 @@ def info_lines(found: dict[str, Any]) -> Iterator[str]:
     """What `describe` found, for a person."""
     yield found["address"]
     for name, text in _facts(found):
-        yield f"  {name + ':' if name else '':<12} {text}"
+        yield f"  {name + ':' if name else '':<17} {text}"
     yield from _geometry_lines(found["geometry"])
     yield from _partition_lines(found)
 
@@ -52,9 +52,13 @@ def info_lines(found: dict[str, Any]) -> Iterator[str]:
 def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unit = found["sector_size"]
     yield "format", found["format"]
+    for name, value in found["format_details"].items():
+        yield name.replace("_", " "), str(value)
     for path in found["host_files"]:
         if path != found["address"]:
             yield "host file", path
+    for path in found["parents"]:
+        yield "parent", path
     yield "size", _bytes(found["size_bytes"])
     rest = found["trailing_bytes"]
     more = f", and {rest} bytes that are not a whole one" if rest else ""

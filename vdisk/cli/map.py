@@ -111,7 +111,7 @@ def _chs(disk: Disk, lba: int) -> str:
 
 
 def _host_cells(extent: Extent) -> list[str]:
-    path = "-" if extent.host is None else printable(str(extent.host.path))
+    path = "-" if extent.file is None else printable(str(extent.file.path))
     return [path, "-" if extent.host_offset is None else str(extent.host_offset)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -150,7 +151,7 @@ def image_options(
 
 
 def _gathering(function: Callable[..., Any], geometry_name: str) -> Callable[..., Any]:
-    """`function`, called with one `options` in the place of the four."""
+    """`function`, called with one `options` in the place of the five."""
 
     @wraps(function)  # With the parameters that click keeps on it.
     def command(
@@ -158,11 +159,13 @@ def _gathering(function: Callable[..., Any], geometry_name: str) -> Callable[...
         geometry: str | None,
         sector_size: int | None,
         profile: str | None,
+        allow_parent: tuple[str, ...],
         **others: Any,
     ) -> Any:
         if geometry is not None and profile is not None:
             raise click.UsageError(f"{geometry_name} and --profile exclude each other")
-        options = OpenOptions(format_name, geometry, sector_size, profile)
+        folders = tuple(Path(folder) for folder in allow_parent)
+        options = OpenOptions(format_name, geometry, sector_size, profile, folders)
         return function(options=options, **others)
 
     return command
@@ -172,7 +175,7 @@ def _image_decorators(geometry_name: str) -> list[Callable[[Any], Any]]:
     return [
         click.option(
             "--format", "format_name", type=FORMAT, metavar="NAME",
-            help="The image's format (raw); otherwise it is found out.",
+            help="The image's format, for instance raw or vdi; otherwise it is found out.",
         ),
         click.option(
             geometry_name, "geometry", type=GEOMETRY,
@@ -185,6 +188,10 @@ def _image_decorators(geometry_name: str) -> list[Callable[[Any], Any]]:
         click.option(
             "--profile", type=PROFILE, metavar="NAME",
             help="Derive the geometry from the size by this rule: ata, bios, large, fdisk, …",
+        ),
+        click.option(
+            "--allow-parent", type=click.Path(file_okay=False), metavar="FOLDER", multiple=True,
+            help="Follow the names in an image into this folder too, not only its own.",
         ),
     ]  # fmt: skip
 

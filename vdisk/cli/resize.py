@@ -8,9 +8,9 @@ import click
 
 from vdisk.cli.params import address_argument, examples, image_options
 from vdisk.create import whole_sectors
-from vdisk.disk import ImageDisk
 from vdisk.errors import DiskError, InvalidArgument, NotPermitted
 from vdisk.extent import Kind
+from vdisk.image_disk import ImageDisk
 from vdisk.open import OpenOptions, open_image, parse_address, resize_disk, scan_table
 from vdisk.units import format_size, parse_size
 

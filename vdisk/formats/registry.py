@@ -12,13 +12,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vdisk.errors import InvalidArgument, Unsupported
-from vdisk.formats.base import ImageFormat
-from vdisk.formats.raw import Raw
+from vdisk.formats.base import ImageFormat, Opening
+from vdisk.formats.creation import Creation, Option
+from vdisk.formats.raw import Raw, create_raw, open_raw
+from vdisk.formats.vdi import Vdi, open_vdi
+from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
 from vdisk.host import HostFile
 from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
-FORMATS: dict[str, Callable[[HostFile], ImageFormat]] = {Raw.name: Raw}
-"""Each format's name, and what opens it."""
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format that this version knows: what opens it, what makes it, and by which names.
+
+    `create` is None where it is not made here.  `extensions` are the file names that mean it when
+    a disk is created.  `stores_geometry` as the format's own: else it is kept beside the image.
+    """
+
+    name: str
+    open: Callable[[HostFile, Opening], ImageFormat]
+    create: Callable[[Creation], None] | None = None
+    extensions: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    stores_geometry: bool = False
+    overlays: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format(Raw.name, open_raw, create_raw),
+        Format(
+            Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
+            stores_geometry=True, overlays=True,
+        ),
+    )
+}  # fmt: skip
+"""Each format by its name."""
 
 IMAGE_EXTENSIONS = (
     ".img", ".raw", ".ima", ".image", ".dd", ".dsk", ".flp", ".vfd", ".hdd", ".hda", ".hdf",
@@ -55,36 +85,49 @@ _SIGNATURES = (
 )
 
 
-def open_format(host: HostFile, given: str | None = None) -> ImageFormat:
+def open_format(host: HostFile, opening: Opening, given: str | None = None) -> ImageFormat:
     """The image in `host`, opened by the `given` format, the recorded one, or its signature.
 
     Raises InvalidArgument where the given format, Unsupported where the recorded or recognised one
-    is none that this version opens.  A format that was recorded wins over bytes in the file.
+    is none that this version opens, and what opening raises.  A format that was recorded wins over
+    bytes in the file.
     """
+    return format_of(host, given).open(host, opening)
+
+
+def format_of(host: HostFile, given: str | None = None) -> Format:
+    """The format of the image in `host`, believed in the order that `open_format` says."""
     recorded = None if given else stored_format(host)
     name = given or recorded
     if name is None:
-        foreign = signature(host)
-        if foreign is None:
-            return Raw(host)
+        return _recognised(host)
+    if name in FORMATS:
+        return FORMATS[name]
+    known = ", ".join(sorted(FORMATS))
+    if recorded is not None:
         raise Unsupported(
-            f"is a {foreign.format} image, which this version does not open",
+            f"the recorded format {recorded!r} is not one this version opens",
             path=host.path,
-            hint=f"convert it ({foreign.tool}), or use its bytes as they are with --format raw",
+            hint=f"give --format (one of: {known}), "
+            f"or remove the record: setfattr -x {FORMAT_ATTRIBUTE} FILE",
         )
-    if name not in FORMATS:
-        known = ", ".join(sorted(FORMATS))
-        if recorded is not None:
-            raise Unsupported(
-                f"the recorded format {recorded!r} is not one this version opens",
-                path=host.path,
-                hint=f"give --format (one of: {known}), "
-                f"or remove the record: setfattr -x {FORMAT_ATTRIBUTE} FILE",
-            )
-        raise InvalidArgument(
-            f"format {name!r} is not one this version opens", path=host.path, hint=f"known: {known}"
-        )
-    return FORMATS[name](host)
+    raise InvalidArgument(
+        f"format {name!r} is not one this version opens", path=host.path, hint=f"known: {known}"
+    )
+
+
+def _recognised(host: HostFile) -> Format:
+    """By the file's own signature; raw where it has none."""
+    found = signature(host)
+    if found is None:
+        return FORMATS[Raw.name]
+    if found.format in FORMATS:
+        return FORMATS[found.format]
+    raise Unsupported(
+        f"is a {found.format} image, which this version does not open",
+        path=host.path,
+        hint=f"convert it ({found.tool}), or use its bytes as they are with --format raw",
+    )
 
 
 def signature(host: HostFile) -> _Signature | None:
@@ -94,8 +137,6 @@ def signature(host: HostFile) -> _Signature | None:
         offset = candidate.offset if candidate.offset >= 0 else size + candidate.offset
         if offset < 0 or offset + len(candidate.magic) > size:
             continue
-        found = bytearray(len(candidate.magic))
-        host.read_into(memoryview(found), offset)
-        if found == candidate.magic:
+        if host.read(offset, len(candidate.magic)) == candidate.magic:
             return candidate
     return None

@@ -1,0 +1,144 @@
+"""The fuzz driver for formats: real images, their headers and tables changed at random.
+
+The contract is one line: an image is opened and can be read, or InvalidFormat, Corrupt or
+Unsupported is raised.  A further format adds its seeds to `SEEDS`.
+"""
+
+from __future__ import annotations
+
+import resource
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import qemu
+from vdisk.create import create_image, plan_disk
+from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
+from vdisk.formats.registry import FORMATS
+from vdisk.host import HostFile
+from vdisk.image_disk import ImageDisk
+from vdisk.parents import opening
+
+REFUSALS = (InvalidFormat, Corrupt, Unsupported)
+# A parent or extent that is named and is not there, and a file that ends inside a table.
+_SURROUNDINGS = (NotFound, NotPermitted, HostError)
+_CHECKED_MAX = 64 << 20  # Checking reads every table, which is not for each of many thousands.
+_EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 63)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A real image: `make(path)` makes it; `regions` are (offset, length) of headers and tables.
+
+    A negative offset counts from the end of the file.  `count` is how many mutations the suite
+    tries; fewer of an image whose parent has to be found each time.
+    """
+
+    name: str
+    format: str
+    make: Callable[[Path], None]
+    regions: tuple[tuple[int, int], ...]
+    count: int = 95_000
+    byteorder: str = "<"
+
+
+def _vdi_of_qemu(path: Path) -> None:
+    qemu.create(path, "vdi", 8 << 20)
+    qemu.scatter(path, "vdi", bytearray(8 << 20), Random(0), 5)
+
+
+def _vdi_overlay(path: Path) -> None:
+    base = path.with_name("base.vdi")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"block-size": "4K"}
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
+
+
+_VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
+
+SEEDS = (
+    Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
+    Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
+)
+
+
+def mutated(
+    original: bytes, regions: list[tuple[int, int]], random: Random, order: str
+) -> dict[int, bytes]:
+    """One to four fields or bytes in the regions, by offset, and what to change them to."""
+    changed = {}
+    for _ in range(random.choice([1, 1, 1, 2, 4])):
+        start, length = random.choice(regions)
+        code, size = random.choice([("B", 1), ("H", 2), ("I", 4), ("I", 4), ("Q", 8)])
+        at = start + random.randrange(max(length // size, 1)) * size
+        if at + size > len(original):
+            continue
+        (old,) = struct.unpack_from(order + code, original, at)
+        edge = random.choice(_EDGES)
+        new = random.choice([edge, old + 1, old - 1, old ^ (1 << random.randrange(size * 8)),
+                             random.getrandbits(size * 8)])  # fmt: skip
+        changed[at] = struct.pack(order + code, new % (1 << (8 * size)))
+    return changed
+
+
+def fuzz(seed: Seed, folder: Path, count: int, number: int = 0) -> dict[str, int]:
+    """Open and read `count` mutations; how often each outcome was met.
+
+    Raises whatever breaks the contract, and AssertionError where memory grew by 100 MB.
+    """
+    path = folder / f"seed.{seed.format}"
+    seed.make(path)
+    original = path.read_bytes()
+    regions = [(at % len(original), length) for at, length in seed.regions]
+    random = Random(number)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    met: dict[str, int] = {}
+    host = HostFile.open(path, writable=True, lock=False)
+    try:
+        for _ in range(count):
+            change = mutated(original, regions, random, seed.byteorder)
+            for at, new in change.items():
+                host.write(at, new)
+            outcome = _outcome(seed, host)
+            for at, new in change.items():
+                host.write(at, original[at : at + len(new)])
+            met[outcome] = met.get(outcome, 0) + 1
+    except BaseException:
+        print(f"{seed.name}, {number}: {change}")
+        raise
+    finally:
+        host.close()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100 << 10, f"memory grew by {grown} KiB"
+    return met
+
+
+def _outcome(seed: Seed, host: HostFile) -> str:
+    """The refusal's name, or "opened" where it can be looked at all over."""
+    try:
+        image = FORMATS[seed.format].open(host, opening(host, lock=False))
+    except (*REFUSALS, *_SURROUNDINGS) as error:
+        return type(error).__name__
+    disk = ImageDisk(image, address="fuzzed", sector_size=512, read_only=True)
+    try:
+        for offset in {0, disk.size // 2, max(disk.size - 512, 0)}:
+            with suppress(Corrupt, HostError):
+                disk.read(offset, min(512, disk.size - offset))
+            with suppress(Corrupt, HostError):
+                next(image.map(offset, disk.size - offset), None)
+        if disk.size <= _CHECKED_MAX:
+            with suppress(Corrupt, HostError):
+                list(islice(image.check(), 10))
+        image.info()
+        return "opened"
+    finally:
+        for each in image.hosts():
+            if each is not host:
+                each.close()
+        if image.parent is not None:
+            image.parent.close()
