@@ -131,9 +131,7 @@ def _physical_volume(size: int, start: int, end: int, extent_bytes: int) -> Phys
             f"a drive of {format_size(size)} cannot have extents of {format_size(extent_bytes)}",
             hint=f"there would be {count} of them",
         )
-    return PhysicalVolume(
-        "pv0", new_uuid(), start // SECTOR, count, size // SECTOR, extra={"device": "unknown"}
-    )
+    return PhysicalVolume("pv0", new_uuid(), start // SECTOR, count, size // SECTOR)
 
 
 def _steps(label: Label, size: int, text: bytes) -> tuple[Step, ...]:
