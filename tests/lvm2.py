@@ -49,8 +49,8 @@ backup {{ backup = 0 archive = 0 }}
 
 _WITHOUT_DEVICE_MAPPER = (
     "lvchange", "lvconvert", "lvcreate", "lvextend", "lvreduce", "lvremove", "lvrename", "lvs",
-    "pvchange", "pvcreate", "pvremove", "pvs", "vgchange", "vgck", "vgcreate", "vgextend",
-    "vgreduce", "vgremove", "vgrename", "vgs",
+    "pvchange", "pvcreate", "pvremove", "pvs", "vgcfgrestore", "vgchange", "vgck", "vgcreate",
+    "vgexport", "vgextend", "vgimport", "vgreduce", "vgremove", "vgrename", "vgs",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ class Tools:
 
     def create(self, group: str, name: str, *words: object) -> None:
         """`lvcreate` without activating, zeroing or wiping, all of which take the kernel."""
-        self.run("lvcreate", "-an", "-Zn", "-Wn", "-n", name, *words, group)
+        self.run("lvcreate", "-an", "-Zn", "-Wn", "-n", name, group, *words)
 
     def check(self, group: str) -> None:
         """Fails unless `vgck` and `pvck` find nothing to say about the group and its devices."""
@@ -107,7 +107,9 @@ class Tools:
         """The metadata text as `pvck` finds it on a device, and without the NUL that ends it."""
         found = self.folder / "text"
         self.run("pvck", "--dump", "metadata", "--file", found, self.devices[number])
-        return found.read_text()
+        text = found.read_text()
+        found.unlink()  # pvck leaves a file alone that is there already.
+        return text
 
     def report(self, tool: str, *words: object, columns: str) -> list[dict[str, Any]]:
         """The rows of `pvs`, `vgs` or `lvs`; sizes are in bytes and without a unit."""
@@ -121,7 +123,7 @@ class Tools:
 
     def volumes(self, *words: object) -> dict[str, dict[str, Any]]:
         """Every volume that is not hidden, by name, as `lvs` reports it."""
-        columns = "lv_name,lv_uuid,lv_size,lv_tags,lv_time,lv_host,seg_count,lv_permissions"
+        columns = "lv_name,lv_uuid,lv_size,lv_tags,lv_time,lv_host,seg_count,lv_attr"
         rows = self.report("lvs", *words, columns=columns)
         return {row["lv_name"]: row for row in rows}
 

@@ -23,7 +23,7 @@ from vdisk.tables.lvm2.model import (
     VolumeGroup,
 )
 from vdisk.tables.lvm2.names import check_tag, check_volume_name
-from vdisk.tables.lvm2.references import users
+from vdisk.tables.lvm2.references import is_shown, users
 from vdisk.tables.lvm2.uuids import new_uuid
 
 _CHANGEABLE_TYPES = (*STRIPED_TYPES, "zero", "error")
@@ -108,19 +108,19 @@ def resize(
 def set_tags(vg: VolumeGroup, name: str, tags: tuple[str, ...]) -> VolumeGroup:
     """`vg` with `tags` as all the tags of the volume `name`."""
     _check_tags(tags)
-    return _replaced(vg, name, replace(_visible(vg, name), tags=tags))
+    return _replaced(vg, name, replace(_shown(vg, name, users(vg)), tags=tags))
 
 
-def _visible(vg: VolumeGroup, name: str) -> LogicalVolume:
+def _shown(vg: VolumeGroup, name: str, used: dict[str, LogicalVolume]) -> LogicalVolume:
     lv = vg.lv(name)
-    if lv is None or not lv.visible:
+    if lv is None or not is_shown(lv, used):
         raise NotFound(f"there is no volume {name!r} on the drive {vg.name}")
     return lv
 
 
 def _changeable(vg: VolumeGroup, name: str, used: dict[str, LogicalVolume]) -> LogicalVolume:
     """The volume `name`, whose extents are its own and nobody else's."""
-    lv = _visible(vg, name)
+    lv = _shown(vg, name, used)
     other = next((one.type for one in lv.segments if one.type not in _CHANGEABLE_TYPES), None)
     if other is not None:
         raise Unsupported(

@@ -122,12 +122,12 @@ def _worth(area: MetadataArea, text: bytes) -> int:
 def _setting_problem(vg: VolumeGroup) -> str | None:
     if "EXPORTED" in vg.status:
         return f"the volume group {vg.name} was exported; vgimport brings it back"
-    if "WRITE" not in vg.status:
-        return f"the volume group {vg.name} is set to be read only"
     if "CLUSTERED" in vg.status or "SHARED" in vg.status or "lock_type" in vg.extra:
         return f"the volume group {vg.name} is shared by several machines"
     if vg.extra.get("system_id"):
         return f"the volume group {vg.name} belongs to the system {vg.extra['system_id']!r}"
+    if not vg.is_writable:
+        return f"the volume group {vg.name} is set to be read only"
     return None
 
 

@@ -68,6 +68,11 @@ class Segment:
             yield PvRange(stripe.pv, stripe.first, self.count // len(self.stripes))
 
 
+def _is_writable(status: tuple[str, ...], flags: tuple[str, ...]) -> bool:
+    """Where old versions of LVM2 must not write, newer ones say so as a flag."""
+    return "WRITE" in status or "WRITE_LOCKED" in flags
+
+
 @dataclass(frozen=True, slots=True)
 class LogicalVolume:
     """A logical volume.  `segments` are in order and cover it without a gap.
@@ -94,6 +99,11 @@ class LogicalVolume:
     def visible(self) -> bool:
         """Whether it is a volume of its own."""
         return "VISIBLE" in self.status
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it may be written."""
+        return _is_writable(self.status, self.flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,11 @@ class VolumeGroup:
     def extent_bytes(self) -> int:
         """The size of an extent in bytes."""
         return self.extent_size * SECTOR
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it may be changed, and its volumes written."""
+        return _is_writable(self.status, self.flags)
 
     def extents_of(self, size_bytes: int) -> int:
         """How many extents `size_bytes` bytes take, rounded up."""

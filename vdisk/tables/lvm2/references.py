@@ -6,7 +6,7 @@ which volumes it is made of and which extents it takes.  It is enough to know th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from vdisk.tables.lvm2.config import Section, Value
@@ -39,6 +39,28 @@ def _words(section: Section) -> Iterator[str]:
             yield item
         elif isinstance(item, tuple):
             yield from (value for value in item if isinstance(value, str))
+
+
+def is_snapshot(lv: LogicalVolume) -> bool:
+    """Whether `lv` is what ties a snapshot to its origin, and has no bytes of its own."""
+    return any(segment.type == "snapshot" for segment in lv.segments)
+
+
+def is_store(lv: LogicalVolume, used: Mapping[str, LogicalVolume]) -> bool:
+    """Whether `lv` is where a snapshot keeps its changes.  `used` is what `users` gave.
+
+    Source: LVM2 `lib/snapshot/snapshot.c`.
+    """
+    return lv.name in used and any(
+        lv.name in (segment.extra.get("cow_store"), segment.extra.get("merging_store"))
+        for segment in used[lv.name].segments
+        if segment.type == "snapshot"
+    )
+
+
+def is_shown(lv: LogicalVolume, used: Mapping[str, LogicalVolume]) -> bool:
+    """Whether a person sees `lv`, under whose name a snapshot goes, too."""
+    return (lv.visible and not is_snapshot(lv)) or is_store(lv, used)
 
 
 def taken(vg: VolumeGroup) -> Iterator[PvRange]:

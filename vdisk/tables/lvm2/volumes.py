@@ -12,16 +12,14 @@ from vdisk.tables.lvm2.model import (
     Segment,
     VolumeGroup,
 )
-from vdisk.tables.lvm2.references import users
+from vdisk.tables.lvm2.references import is_shown, is_snapshot, is_store, users
 from vdisk.units import SECTOR
 
 _SEGMENT_KINDS = {
     "cache": "a cached volume",
     "cache-pool": "a pool for caching",
-    "error": "a volume of which parts are missing",
     "integrity": "a volume with integrity checking",
     "mirror": "a mirrored volume",
-    "snapshot": "a snapshot",
     "thin": "a thin volume",
     "thin-pool": "a pool of thin volumes",
     "vdo": "a volume of a VDO pool",
@@ -64,7 +62,7 @@ def volumes(vg: VolumeGroup, sizes: Mapping[str, int]) -> tuple[Volume, ...]:
             _read_only(vg, lv, used),
         )
         for lv in vg.lvs
-        if lv.visible
+        if is_shown(lv, used)
     )
 
 
@@ -77,7 +75,7 @@ def _problem(
 ) -> str | None:
     if not lv.segments:
         return "has no extents"
-    if lv.name in used and _is_store_of(used[lv.name], lv.name):
+    if is_store(lv, used):
         return f"holds the changes of a snapshot ({used[lv.name].name})"
     for segment in lv.segments:
         problem = _kind_problem(vg, segment) or _place_problem(vg, segment, pvs, sizes)
@@ -86,22 +84,12 @@ def _problem(
     return None
 
 
-def _is_store_of(user: LogicalVolume, name: str) -> bool:
-    """Whether `name` is where the snapshot `user` keeps its changes, not what it is a snapshot of.
-
-    Source: LVM2 `lib/snapshot/snapshot.c`.
-    """
-    keys = ("cow_store", "merging_store")
-    return any(
-        one.type == "snapshot" and name in [one.extra.get(key) for key in keys]
-        for one in user.segments
-    )
-
-
 def _kind_problem(vg: VolumeGroup, segment: Segment) -> str | None:
     """Why what `segment` is cannot be mapped."""
     if segment.type == "zero":
         return None
+    if segment.type == "error":
+        return "has parts that were replaced by errors, as where a drive was lost"
     if segment.type not in STRIPED_TYPES:
         kind = _SEGMENT_KINDS.get(segment.type, f"a volume of type {segment.type}")
         return f"is {kind}, which only LVM2 itself can open"
@@ -132,11 +120,11 @@ def _place_problem(
 def _read_only(
     vg: VolumeGroup, lv: LogicalVolume, used: Mapping[str, LogicalVolume]
 ) -> str | None:
-    if "WRITE" not in vg.status:
+    if not vg.is_writable:
         return "belongs to a volume group that is set to be read only"
     if "EXPORTED" in vg.status:
         return "belongs to a volume group that was exported"
-    if "WRITE" not in lv.status:
+    if not lv.is_writable:
         return "is set to be read only"
     if "LOCKED" in lv.status:
         return "is locked while LVM2 moves it"
@@ -148,6 +136,6 @@ def _read_only(
 
 
 def _why_in_use(user: LogicalVolume) -> str:
-    if any(segment.type == "snapshot" for segment in user.segments):
+    if is_snapshot(user):
         return "has a snapshot, into which LVM2 would first copy what is overwritten"
     return f"is what {user.name} is made of"
