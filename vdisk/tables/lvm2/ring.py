@@ -19,9 +19,11 @@ TEXT_BYTES_MAX = 8 << 20
 
 
 def text_bytes_max(area: Area) -> int:
-    """How long a text `area` can take: two of them fit, and a sector that LVM2 keeps clear."""
-    half = (area.length - HEADER_BYTES) // 2 // SECTOR * SECTOR
-    return min(half - SECTOR, TEXT_BYTES_MAX)
+    """How long a text `area` can take: half of its ring less a sector, as in LVM2.
+
+    Two such texts fit beside each other wherever the first one begins.
+    """
+    return min((area.length - HEADER_BYTES) // 2 - SECTOR, TEXT_BYTES_MAX)
 
 
 def read_text(read: Reader, header: Header, location: Location) -> bytes:
