@@ -1,12 +1,12 @@
 """Writing a new text so that a crash anywhere leaves the old group or the new one.
 
-1. The text goes beside the current one into every area's ring, and the header of each says in its
-   second slot that it is prepared.  Nothing that counts has changed.
-2. Area after area, the header's first slot is made to point to the new text.  From the first of
-   them on, the new text is the newest one.  An area that has nothing to lose comes first.
+1. The text goes beside the current one into every area's ring.  Nothing that counts has changed.
+2. Area after area, with a barrier after each, the header is made to point to the new text.  From
+   the first of them on, the new text is the newest one.
 
-Every header is written with a barrier before it and one after, so that with two areas one of them
-is sound at any time; with one area, its two slots always lead to a sound text (`physical`).
+Of two areas, one is sound at any time, however far the writing of the other's header came; the one
+whose loss would lose least is written first.  A single area's header is prepared in step 1: its
+second slot then leads to the new text while the first is being changed (`physical` salvages it).
 Source: LVM2 `lib/format_text/format-text.c` (write, pre-commit, commit).
 """
 
@@ -39,20 +39,25 @@ def commit_steps(areas: tuple[AreaOf, ...], text: bytes) -> tuple[Step, ...]:
         raise NotPermitted("there is no metadata area to write to on these drives")
     steps: list[Step] = []
     for one in areas:
-        steps += _prepare(one, text)
+        steps += _put_text(one, text)
+    if len(areas) == 1:
+        steps += _prepare(areas[0], text)
     steps.append(Barrier())
     for one in areas:
         steps += (_put(one, _new_header(one.area.header, text)), Barrier())
     return tuple(steps)
 
 
+def _put_text(one: AreaOf, text: bytes) -> Iterator[Step]:
+    header = one.area.header
+    for offset, part in placed(header.area, place(header, text), text):
+        yield Put(one.pv, offset, part)
+
+
 def _prepare(one: AreaOf, text: bytes) -> Iterator[Step]:
     header = one.area.header
-    location = place(header, text)
-    for offset, part in placed(header.area, location, text):
-        yield Put(one.pv, offset, part)
     if header.current is not None:
-        yield _put(one, replace(header, prepared=location))
+        yield _put(one, replace(header, prepared=place(header, text)))
 
 
 def _new_header(header: Header, text: bytes) -> Header:
