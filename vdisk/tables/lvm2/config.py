@@ -112,10 +112,13 @@ class _Parser:
         for token in self._tokens:
             if token == "]":
                 break
-            if token == "," and values:
-                continue
             self._count()
             values.append(_scalar(token))
+            after = next(self._tokens)
+            if after == "]":
+                break
+            if after != ",":
+                raise _broken(f"{_shown(after)} follows a value in an array")
         return tuple(values)
 
     def _count(self) -> None:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from vdisk.errors import Corrupt, DiskError, InvalidArgument, NotPermitted
 from vdisk.tables.lvm2.commit import AreaOf, commit_steps, committed
 from vdisk.tables.lvm2.dump import dump
+from vdisk.tables.lvm2.fields import UINT32_MAX
+from vdisk.tables.lvm2.label import LABEL_SECTORS
+from vdisk.tables.lvm2.layout import Area
 from vdisk.tables.lvm2.load import load
 from vdisk.tables.lvm2.model import STRIPED_TYPES, VolumeGroup
 from vdisk.tables.lvm2.physical import FoundPv, MetadataArea
-from vdisk.tables.lvm2.soundness import check
 from vdisk.tables.lvm2.steps import Step
 from vdisk.tables.lvm2.volumes import Volume, volumes
+from vdisk.units import SECTOR
 
 _UNDERSTOOD_TYPES = (
     *STRIPED_TYPES, "zero", "error", "mirror", "snapshot", "thin", "thin-pool", "cache",
@@ -55,7 +59,12 @@ class Group:
         """
         if self.missing:
             return f"the physical volume {self.missing[0]} of {self.vg.name} is missing"
-        return _setting_problem(self.vg) or _type_problem(self.vg) or _conflict(self)
+        return (
+            _setting_problem(self.vg)
+            or _type_problem(self.vg)
+            or _conflict(self)
+            or _layout_problem(self)
+        )
 
     def commit(
         self, vg: VolumeGroup, *, time: int, host: str, description: str = "Written by vdisk."
@@ -64,17 +73,18 @@ class Group:
 
         `time` is now, in seconds since 1970, and `host` this machine's name.  Until the steps are
         carried out, nothing has happened.  Raises NotPermitted where the group cannot be changed,
-        NoSpace where the text does not fit into the metadata areas, Corrupt where `vg` contradicts
-        itself.
+        NoSpace where the text does not fit into the metadata areas, and what `load` raises where
+        `vg` contradicts itself.
         """
         problem = self.change_problem()
         if problem is not None:
             raise NotPermitted(problem)
         if vg.id != self.vg.id or vg.name != self.vg.name:
             raise InvalidArgument("a commit cannot make another volume group of this one")
-        check(vg)
         vg = replace(vg, seqno=self.vg.seqno + 1)
         text = dump(vg, description=description, host=host, time=time)
+        if load(text) != vg:  # What cannot be read back must never be written.
+            raise Corrupt(f"the text of {vg.name} would not say what was meant")
         areas = self._areas()
         steps = commit_steps(areas, text)
         return Commit(steps, self._after(vg, text, committed(areas, text)))
@@ -126,6 +136,8 @@ def _setting_problem(vg: VolumeGroup) -> str | None:
         return f"the volume group {vg.name} is shared by several machines"
     if vg.extra.get("system_id"):
         return f"the volume group {vg.name} belongs to the system {vg.extra['system_id']!r}"
+    if vg.seqno >= UINT32_MAX:
+        return f"the volume group {vg.name} has no sequence numbers left"
     if not vg.is_writable:
         return f"the volume group {vg.name} is set to be read only"
     return None
@@ -148,6 +160,25 @@ def _conflict(group: Group) -> str | None:
                 other = load_or_none(area.text)
                 if other is not None and other.seqno == group.vg.seqno:
                     return f"two copies of the metadata of {group.vg.name} contradict each other"
+    return None
+
+
+def _layout_problem(group: Group) -> str | None:
+    """Extents that are not there, and places where metadata would be written over others."""
+    known_pvs = {pv.id: pv for pv in group.vg.pvs}
+    for pv in group.pvs:
+        known = known_pvs[pv.label.pv_id]
+        extent_area = Area(known.pe_start * SECTOR, known.pe_count * group.vg.extent_bytes)
+        if extent_area.end > pv.size:
+            return f"the physical volume {pv.label.pv_id} has extents past its end"
+        taken = [
+            Area(0, LABEL_SECTORS * SECTOR),
+            extent_area,
+            *(area.header.area for area in pv.areas),
+        ]
+        taken.sort(key=lambda area: area.offset)
+        if any(before.end > after.offset for before, after in pairwise(taken)):
+            return f"on the physical volume {pv.label.pv_id}, metadata and extents overlap"
     return None
 
 

@@ -1,6 +1,6 @@
 """What holds in every volume group: volumes covered exactly, inside their drives, none overlapping.
 
-A group is checked when it is read and again before it is written.
+A text is checked when it is read, and so is a new one before it is written.
 """
 
 from __future__ import annotations
