@@ -125,9 +125,12 @@ def puts(steps: tuple[Step, ...]) -> list[list[Put]]:
 
 
 def cuts(step: Put) -> list[int]:
-    """How much of a write is done: every byte of a header, the bytes around each sector of more."""
+    """How much of a write is done: every byte of a header, the bytes around each sector of more.
+
+    A header is zeros from byte 88 on, before and after; of that part, some bytes stand for all.
+    """
     if len(step.data) <= SECTOR:
-        return list(range(len(step.data)))
+        return [*range(92), *range(92, len(step.data), 60)]
     sectors = range(0, len(step.data), SECTOR)
     return sorted({max(0, at + by) for at in sectors for by in (-1, 0, 1)})
 
@@ -169,7 +172,7 @@ def test_every_crash_leaves_the_old_group_or_the_new_one(situation: str) -> None
             assert found == old.vg, "nothing counts before the text is durable"
         if barriers > 1:
             assert found == new, "what is committed stays"
-    assert states > 500
+    assert states > 200
     assert groups["old"]
     assert groups["new"]
     assert memory.group() == commit.group
@@ -183,7 +186,7 @@ def test_after_a_crash_the_next_commit_goes_through_and_repairs(situation: str) 
     commit = old.commit(with_volumes(old.vg, new=70000), time=2, host=HOST)
     saved = None
     for number, state in enumerate(crashes(memory, commit.steps)):
-        if number % 97:
+        if number % 29:
             continue
         saved = bytes(memory.data)
         group = memory.group()
