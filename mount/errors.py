@@ -12,6 +12,7 @@ from vdisk.errors import (
     HostError,
     InvalidArgument,
     InvalidFormat,
+    NoSpace,
     NotFound,
     NotPermitted,
     OutOfRange,
@@ -31,6 +32,7 @@ _ERRNO: tuple[tuple[type[DiskError], int], ...] = (
     (Busy, errno.EBUSY),
     (ReadOnly, errno.EROFS),
     (NotPermitted, errno.EPERM),
+    (NoSpace, errno.ENOSPC),
     (OutOfRange, errno.ENOSPC),  # A block device answers a write past its end with this.
     (InvalidArgument, errno.EINVAL),
     (Unsupported, errno.EOPNOTSUPP),

@@ -79,6 +79,10 @@ class Exists(DiskError):
     """The name is taken."""
 
 
+class NoSpace(DiskError):
+    """A drive, or a table on it, has no room for what was asked."""
+
+
 class NotPermitted(DiskError):
     """This kind of thing cannot be done to this kind of object, whoever asks."""
 

@@ -147,7 +147,7 @@ def open_host(
 ) -> ImageDisk:
     """As `open_image`, of a host file that is open.  It is closed with the disk, or after an error.
     """
-    path, writable = host.path, host.writable
+    path = host.path
     image: ImageFormat | None = None
     try:
         image = open_format(host, opening(host, options.allow_parent, lock=lock), options.format)
