@@ -76,7 +76,7 @@ class Copy:
 
     def partitions(self) -> tuple[Partition, ...]:
         """The partitions of a sound copy, in the order of their numbers."""
-        return tuple(_unpack_entry(number, raw) for number, raw in self.entries)
+        return tuple(unpack_entry(number, raw) for number, raw in self.entries)
 
     @property
     def is_sound(self) -> bool:
@@ -182,7 +182,8 @@ def _read_entries(source: Source, header: Header) -> tuple[int, tuple[tuple[int,
     return crc, tuple(used)
 
 
-def _unpack_entry(number: int, raw: bytes) -> Partition:
+def unpack_entry(number: int, raw: bytes) -> Partition:
+    """What the 128 bytes of entry `number` say."""
     type_guid, guid, first_lba, last_lba, attributes, name = _ENTRY.unpack(raw)
     start_lba, sectors = half_open(first_lba, last_lba)
     problem = None
