@@ -17,10 +17,10 @@ RANKS = (
     {"units", "locks"},
     {"host", "chs"},
     {"extent", "geometry", "record"},
-    {"formats"},
-    {"disk"},
+    {"formats", "recognise"},
+    {"disk", "partitioning"},
     {"open"},
-    {"store", "describe", "create"},
+    {"store", "describe", "create", "repartition"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""
