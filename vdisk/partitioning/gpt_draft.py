@@ -215,21 +215,20 @@ class GptDraft(Draft):
         On a disk without a GPT the protective MBR is what makes it have one.  It is written as
         soon as the backup is there to be believed; but last of all if a sound primary of former
         times, which it would bring back, has to be overwritten first.
+
+        A copy's entries come before its header: the header of a damaged primary may be what leads
+        to a backup that is not at the disk's end.
         """
         backup, primary = self._copy(is_primary=False), self._copy(is_primary=True)
         record = [Put(0, self._record)]
         used = None if self._old is None else self._old.used
         if used is not None and used is not self._old_primary():
-            groups = [primary, backup, record]
+            puts = primary + backup + record
         elif used is not None or self._has_unused_header():
-            groups = [backup, primary, record]
+            puts = backup + primary + record
         else:
-            groups = [backup, record, primary]
-        steps: list[Step] = []
-        for group in groups:
-            changed = [put for put in group if self._is_news(put)]
-            steps += [*changed, Barrier()] if changed else []
-        return steps
+            puts = backup + record + primary
+        return [step for put in puts if self._is_news(put) for step in (put, Barrier())]
 
     def _old_primary(self) -> object:
         return None if self._old is None else self._old.primary

@@ -194,6 +194,7 @@ class MbrDraft(Draft):
 
         `waiting` is how many entries of the MBR this and the rest of the command would like.
         """
+        _check_unnamed(add)
         if _new_type(add) in EXTENDED_TYPES:
             self._add_extended(add)
             return
@@ -237,7 +238,6 @@ class MbrDraft(Draft):
         return chain
 
     def _add_primary(self, add: Add, place: Place) -> None:
-        _check_unnamed(add)
         entry = self._addresses.entry(_new_type(add), place, 0)
         self._set_entry(_Spot(0, self._free_slots()[0]), entry)
         self._added.append((place.start, place.end))

@@ -14,7 +14,7 @@ from vdisk.errors import InvalidArgument
 from vdisk.tables.soundness import LbaRange
 from vdisk.units import MIB
 
-SMALL_DISK_BYTES = 4 * MIB
+SMALL_DISK_BYTES = 8 * MIB
 """Below this size nothing is aligned to 1 MiB unless that is asked for: too much would be lost."""
 
 

@@ -44,7 +44,7 @@ def plan_change(target: Target, edits: Edits, found: Sequence[Found] = ()) -> Ch
     if edits.new_table:
         steps += _wipes(found, steps)
         draft.notes += [
-            f"{one.name} was there: the bytes that it was known by are cleared" for one in found
+            f"{one.name} was there, and is found no more" for one in found
         ]
     return Change(tuple(steps), tuple(dict.fromkeys(draft.notes)))
 
