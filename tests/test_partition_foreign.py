@@ -103,7 +103,7 @@ def test_mbr_edits_touch_nothing_but_their_entries(tmp_path: Path) -> None:
         (Edits(bootables=((1, False),)), [(one, one + 1)]),
         (Edits(bootables=((2, True),)), [(one, one + 1), (one + 16, one + 17)]),
         (Edits(deletes=(2,)), [slot(1)]),
-        (Edits(deletes=(5,)), [slot(0, chain[0])]),
+        (Edits(deletes=(5,)), [slot(0, chain[0]), slot(1, chain[0])]),
         (Edits(deletes=(6,)), [slot(1, chain[0])]),
         (Edits(deletes=(7,)), [slot(1, chain[1])]),
         (Edits(deletes=(5, 6, 7)), [slot(0, chain[0]), slot(1, chain[0]), slot(1, chain[1])]),

@@ -5,8 +5,9 @@ an edit builds on is what any later reader sees.  Only the bytes that an edit is
 boot code, disk signature, copy-protect word, unused entries and whatever else a record holds stay.
 
 A new logical partition goes to the end of the chain, so that the others keep their numbers; its EBR
-lies in the free place just before it.  The first EBR cannot move, and is emptied when its partition
-is deleted.  Linux, sfdisk, parted and mtools read such chains.
+lies in the free place just before it.  The first EBR cannot move.  When its partition is deleted it
+takes over the second one, as fdisk does it; an empty record in front of others would make sfdisk
+print a remark in the midst of its JSON.
 """
 
 from __future__ import annotations
@@ -138,24 +139,44 @@ class MbrDraft(Draft):
         if inner:
             numbers = ", ".join(str(one.number) for one in inner)
             self.notes.append(f"with partition {number} go the logical ones in it: {numbers}")
-        spot = self._spot(number)
-        if spot.chain is None or spot.index == 0 or len(spot.chain.records[spot.index].slots) > 1:
-            self._set_entry(spot, None)
-        else:
-            self._unlink(spot.chain, spot.index)
+        self._take_out(self._spot(number))
         return [partition, *inner]
+
+    def _take_out(self, spot: _Spot) -> None:
+        records = [] if spot.chain is None else spot.chain.records
+        if not records or len(records[spot.index].slots) > 1:
+            self._set_entry(spot, None)
+        elif spot.index > 0:
+            self._unlink(records[spot.index - 1], records[spot.index])
+        elif not self._take_over(records):
+            self._set_entry(spot, None)
 
     def _inside(self, number: int) -> list[Partition]:
         """The logical partitions in partition `number`, none unless it is an extended one."""
         chains = (chain for chain in self._chains() if chain.extended.number == number)
         return [one for chain in chains for one in chain.logicals]
 
-    def _unlink(self, chain: Chain, index: int) -> None:
-        """Let the record before lead to what record `index` leads to."""
-        before, record = chain.records[index - 1], chain.records[index]
-        onward = None if record.link is None else unpack_entries(record.sector)[record.link]
+    def _unlink(self, before: ChainRecord, record: ChainRecord) -> None:
+        """Let the record `before` lead to what `record` leads to."""
         assert before.link is not None
-        self._set_entry(_Spot(before.lba, before.link), onward)
+        self._set_entry(_Spot(before.lba, before.link), _onward(record))
+
+    def _take_over(self, records: list[ChainRecord]) -> bool:
+        """Let the first record hold the partition of the second, and lead on as that does.
+
+        False, and nothing done, where there is no second with one partition that the first reaches.
+        """
+        first = records[0]
+        if first.link is None or len(records) < 2 or len(records[1].slots) != 1:
+            return False
+        second = records[1]
+        entry = unpack_entries(second.sector)[second.slots[0]]
+        start = entry.start + second.lba - first.lba
+        if start > SECTORS_MAX:
+            return False
+        sector = with_entry(self._sector(first.lba), first.slots[0], replace(entry, start=start))
+        self._commits.change(self._put(first.lba, with_entry(sector, first.link, _onward(second))))
+        return True
 
     # Adding
 
@@ -378,6 +399,11 @@ class MbrDraft(Draft):
                 f"the C/H/S addresses of partition {', '.join(numbers)} are kept: they are not of "
                 f"the geometry {self._addresses.geometry}, which new ones are in"
             )
+
+
+def _onward(record: ChainRecord) -> MbrEntry | None:
+    """The link to the record after `record`, None in the last one."""
+    return None if record.link is None else unpack_entries(record.sector)[record.link]
 
 
 def _unused_slot(record: ChainRecord, slots: tuple[int, ...]) -> int:
