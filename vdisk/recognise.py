@@ -16,12 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vdisk.tables import (
-    Reader,
-    guess_sector_size,
-    is_boot_sector,
-    read_table,
-)
+from vdisk.tables import Reader, guess_sector_size, is_boot_sector, read_table
 from vdisk.tables.gpt import PRIMARY_LBA
 from vdisk.tables.gpt_header import SIGNATURE as GPT_SIGNATURE
 
@@ -94,6 +89,7 @@ SIGNATURES = (
 )  # fmt: skip
 """What is known by bytes at one place.  A name may be there more than once."""
 
+_MBR_SPOT = (510, 2)  # 55 AA; a GPT counts only with a protective MBR.
 _LVM_SECTORS = 4
 _LVM_MAGIC, _LVM_TYPE = b"LABELONE", b"LVM2 001"
 _MD_MAGIC = b"\xfc\x4e\x2b\xa9"
@@ -141,9 +137,10 @@ def _tables(disk: _Bytes, sector_size: int) -> Iterator[Found]:
     sizes = {sector_size, other or sector_size}
     spots = tuple(spot for size in sorted(sizes) for spot in _gpt_spots(disk, size))
     if table is not None and table.kind == "mbr":
-        yield Found(f"an MBR partition table ({_count(len(table.partitions))})", ((510, 2),))
+        yield Found(f"an MBR partition table ({_count(len(table.partitions))})", (_MBR_SPOT,))
     if table is not None and table.kind == "gpt":
-        yield Found(f"a GPT partition table ({_count(len(table.partitions))})", spots)
+        name = f"a GPT partition table ({_count(len(table.partitions))})"
+        yield Found(name, (_MBR_SPOT, *spots))
     elif spots:
         yield Found("a GPT", spots)
 
