@@ -35,7 +35,18 @@ def change_table(disk: Disk, edits: Edits, *, force: bool = False) -> tuple[str,
         error.path = error.path or disk.address  # The rules of tables know no file.
         raise
     write_steps(disk, change.steps)
-    return change.notes
+    return (*change.notes, *_told_to_kernel(disk))
+
+
+def _told_to_kernel(disk: Disk) -> tuple[str, ...]:
+    """Let the kernel know, where the disk is a whole block device; a sentence if it cannot be."""
+    window = disk.window()
+    if window is None or window[1] != 0 or window[0].reread_partitions():
+        return ()
+    return (
+        "the kernel goes on using the old table, as one of its partitions is in use: partprobe(8) "
+        "or a restart makes it read the new one",
+    )
 
 
 def check_is_whole(disk: Disk) -> None:
