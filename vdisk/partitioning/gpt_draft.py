@@ -49,14 +49,19 @@ class GptDraft(Draft):
     """A GPT being edited.  Make one with `of` or `new`."""
 
     def __init__(
-        self, target: Target, layout: Layout, entries: bytearray, record: bytes, old: Copies | None
-    ) -> None:
-        """`record` is the MBR as it will be; `old` are the copies on the disk if they count."""
+        self, target: Target, layout: Layout, entries: bytearray, record: bytes,
+        old: Copies | None, *, is_new: bool,
+    ) -> None:  # fmt: skip
+        """`record` is the MBR as it will be; `old` are the copies on the disk if they count.
+
+        Of a new table everything is written; else only what changes.
+        """
         super().__init__(target)
         self._layout = layout
         self._entries = entries
         self._record = record
         self._old = old
+        self._is_new = is_new
         self.notes += layout.notes
 
     @classmethod
@@ -80,7 +85,7 @@ class GptDraft(Draft):
         header = copies.used.header
         entries = source.read(header.entries_lba, header.entries_bytes)
         sector = protective_mbr(record, target.sectors, grown=layout.is_moved)
-        draft = cls(target, layout, bytearray(entries), sector, copies)
+        draft = cls(target, layout, bytearray(entries), sector, copies, is_new=False)
         if record.is_hybrid:
             draft.notes.append("the MBR is a hybrid one: its entries are kept as they are")
         return draft
@@ -95,7 +100,7 @@ class GptDraft(Draft):
         old = None
         if record is not None and record.protective is not None:
             old = read_copies(target.source())
-        return cls(target, layout, bytearray(layout.entries_bytes), sector, old)
+        return cls(target, layout, bytearray(layout.entries_bytes), sector, old, is_new=True)
 
     # What the entries say
 
@@ -237,7 +242,7 @@ class GptDraft(Draft):
         return unused_header(self.target.source()) is not None
 
     def _is_news(self, put: Put) -> bool:
-        return self.target.read(put.offset, len(put.data)) != put.data
+        return self._is_new or self.target.read(put.offset, len(put.data)) != put.data
 
     def _copy(self, *, is_primary: bool) -> list[Put]:
         layout, unit = self._layout, self.target.sector_size

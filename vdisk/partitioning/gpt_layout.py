@@ -101,8 +101,9 @@ def existing_layout(target: Target, copies: Copies) -> Layout:
     is_moved = copies.backup.lba != backup_lba
     backup_entries = backup_lba - entries_sectors
     last_usable = backup_entries - 1
-    if not is_moved and copies.backup.is_sound and copies.backup.header is not None:
-        backup_entries = copies.backup.header.entries_lba
+    theirs = copies.backup.header if copies.backup.is_sound else None
+    if not is_moved and theirs is not None and theirs.entries_bytes == header.entries_bytes:
+        backup_entries = theirs.entries_lba
         last_usable = header.last_usable_lba
     elif not is_moved:
         last_usable = min(last_usable, header.last_usable_lba)
@@ -130,18 +131,20 @@ def existing_layout(target: Target, copies: Copies) -> Layout:
 
 
 def _primary_entries(copies: Copies, header: Header, entries_sectors: int) -> int:
-    """Where the primary's entries are, or belong if it is damaged."""
-    primary = copies.primary
-    if primary.header is not None and primary.header_sound:
-        fits = primary.header.entries_bytes == header.entries_bytes
-        if primary.is_sound or fits:
-            return primary.header.entries_lba
-    if PRIMARY_LBA + 1 + entries_sectors > header.first_usable_lba:
-        raise Corrupt(
-            f"there is no room for the primary GPT before LBA {header.first_usable_lba}, the first "
-            "usable one"
-        )
-    return PRIMARY_LBA + 1
+    """Where the primary's entries are, or belong if it is damaged.
+
+    A sound header of which only the entries are not is believed if there is room where it says.
+    """
+    primary, first_usable = copies.primary, header.first_usable_lba
+    if primary.is_sound and primary.header is not None:
+        return primary.header.entries_lba
+    stated = primary.header.entries_lba if primary.header and primary.header_sound else 0
+    for lba in (stated, PRIMARY_LBA + 1):
+        if PRIMARY_LBA < lba <= first_usable - entries_sectors:
+            return lba
+    raise Corrupt(
+        f"there is no room for the primary GPT before LBA {first_usable}, the first usable one"
+    )
 
 
 def _check_room(layout: Layout) -> None:

@@ -15,6 +15,7 @@ from vdisk.partitioning.steps import Barrier, Overlay, Put, Step
 from vdisk.recognise import Found, Spot
 from vdisk.tables import Partition, Table, is_boot_sector
 from vdisk.tables.entry import has_signature
+from vdisk.tables.gpt import read_copies
 from vdisk.tables.soundness import LbaRange
 from vdisk.tables.source import MBR_BYTES
 
@@ -37,15 +38,15 @@ def plan_change(target: Target, edits: Edits, found: Sequence[Found] = ()) -> Ch
     """
     old = target.scan().table
     draft = _draft(target, edits, old, found)
-    before = [] if edits.new_table or old is None else list(draft.partitions())
+    before = () if edits.new_table or old is None else old.partitions
     expected = _edit(draft, edits, ranges(before))
     steps = draft.steps()
-    _check_result(target, steps, before, expected)
     if edits.new_table:
         steps += _wipes(found, steps)
         draft.notes += [
             f"{one.name} was there, and is found no more" for one in found
         ]
+    _check_result(target, steps, before, expected)
     return Change(tuple(steps), tuple(dict.fromkeys(draft.notes)))
 
 
@@ -106,14 +107,16 @@ def _check_result(
     This is a second look, by other code than that which decided: a table is written only if it is
     read back as one.
     """
-    table = target.scan(Overlay(target.read, steps).read).table
+    after = Overlay(target.read, steps).read
+    table = target.scan(after).table
     if table is None:
         raise Corrupt(
             "without its partitions sector 0 would not be read as an MBR: it is the boot sector of "
             "a file system as well",
             hint="make a new table: --table mbr --force",
         )
-    if sorted(ranges(table.partitions)) != sorted(expected):
+    is_whole = table.kind == "mbr" or read_copies(target.source(after)).are_equal
+    if not is_whole or sorted(ranges(table.partitions)) != sorted(expected):
         raise Corrupt("the table would not be read back as it was meant")
     known: dict[LbaRange, str | None] = {
         (one.start_lba, one.end_lba): one.problem for one in before
@@ -124,7 +127,7 @@ def _check_result(
 
 
 def _wipes(found: Iterable[Found], steps: Iterable[Step]) -> list[Step]:
-    """Zeros over what is known by bytes that the new table does not lie on."""
+    """Zeros over what is known by bytes that the new table, all of which `steps` write, leaves."""
     puts = [step for step in steps if isinstance(step, Put)]
     spots = [spot for one in found for spot in one.spots]
     wipes: list[Step] = [

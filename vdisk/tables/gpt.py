@@ -37,6 +37,12 @@ class Copies:
         """The copy that is believed; None where neither can be."""
         return next((copy for copy in (self.primary, self.backup) if copy.is_sound), None)
 
+    @property
+    def are_equal(self) -> bool:
+        """Whether both are sound and say the same of the disk and its partitions."""
+        both = self.primary.is_sound and self.backup.is_sound
+        return both and not copies_differ(self.primary, self.backup)
+
 
 def read_copies(source: Source) -> Copies:
     """Both copies of the GPT of a disk whose boot record is protective."""
