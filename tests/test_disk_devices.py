@@ -6,12 +6,13 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from conformance import DiskConformance, some_bytes
+from devices import loop_device
 from holders import qemu_io, vdisk_holder
 from model import Subject, host_folder
 from vdisk.disk import Disk
@@ -24,16 +25,6 @@ from vdisk.record import forget_geometry, store_format, store_geometry, stored_g
 MIB = 1 << 20
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a loop device")
-
-
-@contextmanager
-def loop_device(backing: Path, sector_size: int = 512, *options: str) -> Iterator[Path]:
-    line = ["losetup", "--find", "--show", f"--sector-size={sector_size}", *options, str(backing)]
-    made = subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        yield Path(made)
-    finally:
-        subprocess.run(["losetup", "--detach", made], check=True)
 
 
 @pytest.fixture

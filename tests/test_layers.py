@@ -18,12 +18,12 @@ RANKS = (
     {"host", "chs", "codec", "gate"},
     {"extent", "geometry", "record"},
     {"plan"},
-    {"formats"},
-    {"disk", "requests"},
+    {"formats", "recognise"},
+    {"disk", "requests", "partitioning"},
     {"image_disk"},
     {"parents"},
     {"open"},
-    {"store", "describe", "create"},
+    {"store", "describe", "create", "repartition"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""

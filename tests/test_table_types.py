@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from table_images import MIB, blank, run, sfdisk_json
+from vdisk.errors import InvalidArgument
 from vdisk.tables import partition_types
 
 DATA = Path(__file__).parent / "data"
@@ -38,6 +40,47 @@ def test_every_gpt_name_is_sfdisks() -> None:
 def test_mbr_type_is_two_digits(code: int) -> None:
     assert int(partition_types.mbr_type(code), 16) == code
     assert len(partition_types.mbr_type(code)) == 4
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("gpt", ["linux", "swap", "home", "uefi", "raid", "lvm", "L", "S", "H", "U", "R", "V"]),
+        ("dos", ["linux", "swap", "uefi", "extended"]),
+        ("dos", ["raid", "lvm", "E"]),
+        ("dos", ["L", "S", "U", "X"]),
+        ("dos", ["R", "V", "linuxex"]),
+    ],
+)
+def test_aliases_are_sfdisks(tmp_path: Path, label: str, words: list[str]) -> None:
+    image = blank(tmp_path / "disk.img", 32 * MIB)
+    lines = "".join(f"size=1M, type={word}\n" for word in words)
+    run("sfdisk", image, stdin=f"label: {label}\n{lines}")
+    made = [one["type"].lower() for one in sfdisk_json(image)["partitions"]]
+    if label == "gpt":
+        assert [partition_types.parse_gpt_type(word).lower() for word in words] == made
+    else:
+        assert [f"{partition_types.parse_mbr_type(word):x}" for word in words] == made
+
+
+def test_every_name_that_is_printed_can_be_typed() -> None:
+    for code in range(256):
+        name = partition_types.mbr_type_name(code)
+        assert partition_types.parse_mbr_type(f"{code:02x}") == code
+        assert partition_types.parse_mbr_type(f"0x{code:02X}") == code
+        if name and name != "NTFS volume set":  # There are two of that name.
+            assert partition_types.parse_mbr_type(name) == code
+    for guid, name in partition_types._GPT_NAMES.items():
+        assert partition_types.parse_gpt_type(name) == guid
+        assert partition_types.parse_gpt_type(name.lower().replace(" ", "-")) == guid
+        assert partition_types.parse_gpt_type(guid.lower()) == guid
+
+
+@pytest.mark.parametrize("text", ["", "x", "100", "0x100", "-1", "8 3", "l", "0x"])
+def test_what_is_no_type_is_refused(text: str) -> None:
+    for parse in (partition_types.parse_mbr_type, partition_types.parse_gpt_type):
+        with pytest.raises(InvalidArgument, match="is no type"):
+            parse(text)
 
 
 def test_unknown_types_have_no_name() -> None:

@@ -45,6 +45,13 @@ def describe(disk: Disk, table: Table | None = None, *, scan: bool = True) -> di
         ),
         "allocated_bytes": allocated_bytes(disk),
         "read_only": disk.read_only,
+        **describe_table(table),
+    }
+
+
+def describe_table(table: Table | None) -> dict[str, Any]:
+    """The part of `describe` about the partition table: `table` and `partitions`."""
+    return {
         "table": _table(table),
         "partitions": [] if table is None else [_partition(p) for p in table.partitions],
     }

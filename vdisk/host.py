@@ -48,6 +48,7 @@ _PATIENCE_SECONDS = 1.0
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
 _ZEROS = bytes(1 << 20)
 _BLKROGET = 0x125E  # linux/fs.h: whether the device is read-only, as an int.
+_BLKRRPART = 0x125F  # linux/fs.h: read the partition table again.
 _DEVICE_BLOCK = 4096  # No logical block of a device in use is larger.
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -307,6 +308,20 @@ class HostFile:
             os.fdatasync(self.fd)
         except OSError as error:
             raise HostError.of(error, "flush", self.path) from error
+
+    def reread_partitions(self) -> bool:
+        """Let the kernel read a device's partition table anew; False if it cannot now.
+
+        It cannot while one of the partitions it knows is in use.  For a regular file, and for a
+        device that the kernel shows no partitions of, there is nothing to do.
+        """
+        if not self.is_block:
+            return True
+        try:
+            fcntl.ioctl(self.fd, _BLKRRPART)
+        except OSError as error:
+            return error.errno in _UNSUPPORTED
+        return True
 
     def truncate(self, size: int) -> None:
         """Set the file's size in bytes.  A block device cannot be resized: Unsupported."""

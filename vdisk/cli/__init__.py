@@ -16,6 +16,9 @@ COMMANDS: dict[str, Command] = {
     "read": Command("vdisk.cli.read:read", "Copy sectors or bytes to standard output."),
     "write": Command("vdisk.cli.write:write", "Copy standard input to sectors or bytes."),
     "map": Command("vdisk.cli.map:map_", "Show where a disk's bytes are in the host file."),
+    "partition": Command(
+        "vdisk.cli.partition:partition", "Show a disk's partition table, or change it."
+    ),
     "resize": Command("vdisk.cli.resize:resize", "Make a disk larger or smaller."),
     "completion": Command("vdisk.cli.completion:completion", "Print a shell's completion script."),
 }

@@ -46,7 +46,8 @@ def info_lines(found: dict[str, Any]) -> Iterator[str]:
     for name, text in _facts(found):
         yield f"  {name + ':' if name else '':<17} {text}"
     yield from _geometry_lines(found["geometry"])
-    yield from _partition_lines(found)
+    yield ""
+    yield from table_lines(found)
 
 
 def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -96,9 +97,9 @@ def _geometry_lines(geometry: dict[str, Any] | None) -> Iterator[str]:
         yield f"  {line}"
 
 
-def _partition_lines(found: dict[str, Any]) -> Iterator[str]:
+def table_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The part of `info_lines` about the partition table."""
     table = found["table"]
-    yield ""
     if table is None:
         yield "No partition table."
         return

@@ -25,12 +25,31 @@ EMPTY_LINKS_MAX = 100
 """So many EBRs without a partition may follow one another, as in the kernel and libblkid."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChainRecord:
+    """An EBR of a chain: where it is, its 512 bytes, and which of its four entries are what.
+
+    `slots` are the indexes of the entries that are logical partitions, in the order of their
+    numbers; `link` is that of the entry that leads to the next record, None in the last one.
+    """
+
+    lba: int
+    sector: bytes
+    slots: tuple[int, ...]
+    link: int | None
+
+
 @dataclass(slots=True)
 class Chain:
-    """What one extended partition holds; `problems` say where the chain broke off, and why."""
+    """What one extended partition holds; `problems` say where the chain broke off, and why.
 
+    `records` are the EBRs, in the chain's order; none where the partition holds nothing yet.
+    """
+
+    extended: Partition
     logicals: list[Partition] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    records: list[ChainRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +67,40 @@ def follow(source: Source, extended: Partition, signature: int, first_number: in
     partition, or lies on an EBR, has a `problem`.  Never more than `NUMBER_MAX` partitions, and
     no EBR is read twice.
     """
-    chain = Chain()
-    seen: list[int] = []
+    chain = Chain(extended)
     empty_links = 0
     link: _Link | None = _Link(extended.start_lba, extended.sectors)
     while link is not None:
-        problem = _refusal(source, extended, link, seen)
+        problem = _refusal(source, extended, link, chain.records)
         if empty_links == EMPTY_LINKS_MAX:
             problem = f"partition {extended.number}: {EMPTY_LINKS_MAX} empty records in a row"
         if problem is not None:
             chain.problems.append(problem)
             break
-        seen.append(link.lba)
         sector = source.read(link.lba, MBR_BYTES)
         if not has_signature(sector):
             chain.problems += _unsigned(extended, link, sector)
             break
         entries = unpack_entries(sector)
-        found = _logicals(extended, link, entries)
-        empty_links = 0 if found else empty_links + 1
-        for entry in found:
+        record = ChainRecord(link.lba, sector, _slots(extended, link, entries), _link(entries))
+        chain.records.append(record)
+        empty_links = 0 if record.slots else empty_links + 1
+        for slot in record.slots:
             number = first_number + len(chain.logicals)
             if number > NUMBER_MAX:
                 chain.problems.append(f"logical partitions after number {NUMBER_MAX} are left out")
-                return _checked(source, extended, chain, seen)
-            chain.logicals.append(_logical(link, entry, signature, number))
-        link = _next(extended, entries)
-    return _checked(source, extended, chain, seen)
+                return _checked(source, chain)
+            chain.logicals.append(_logical(link, entries[slot], signature, number))
+        link = _next(extended, entries, record.link)
+    return _checked(source, chain)
 
 
-def _refusal(source: Source, extended: Partition, link: _Link, seen: list[int]) -> str | None:
+def _refusal(
+    source: Source, extended: Partition, link: _Link, records: list[ChainRecord]
+) -> str | None:
     """Why the record that `link` points at is not read, or None."""
     where = f"partition {extended.number}: the chain of logical partitions"
-    if link.lba == 0 or link.lba in seen:
+    if link.lba == 0 or any(record.lba == link.lba for record in records):
         return f"{where} comes back to LBA {link.lba}"
     if not extended.start_lba <= link.lba < extended.end_lba:
         return f"{where} leaves the extended partition for LBA {link.lba}"
@@ -96,16 +116,16 @@ def _unsigned(extended: Partition, link: _Link, sector: bytes) -> list[str]:
     return [f"partition {extended.number}: the boot record at LBA {link.lba} lacks its 55 AA"]
 
 
-def _logicals(
+def _slots(
     extended: Partition, link: _Link, entries: tuple[MbrEntry, ...]
-) -> list[MbrEntry]:
-    return [
-        entry
+) -> tuple[int, ...]:
+    return tuple(
+        index
         for index, entry in enumerate(entries)
         if entry.sectors
         and not entry.is_extended
         and (index < 2 or _lies_inside(extended, link, entry))
-    ]
+    )
 
 
 def _lies_inside(extended: Partition, link: _Link, entry: MbrEntry) -> bool:
@@ -114,11 +134,15 @@ def _lies_inside(extended: Partition, link: _Link, entry: MbrEntry) -> bool:
     return end <= link.sectors and link.lba + end <= extended.end_lba
 
 
-def _next(extended: Partition, entries: tuple[MbrEntry, ...]) -> _Link | None:
-    for entry in entries:
-        if entry.sectors and entry.is_extended:
-            return _Link(extended.start_lba + entry.start, entry.sectors)
-    return None
+def _link(entries: tuple[MbrEntry, ...]) -> int | None:
+    links = (index for index, entry in enumerate(entries) if entry.sectors and entry.is_extended)
+    return next(links, None)
+
+
+def _next(extended: Partition, entries: tuple[MbrEntry, ...], link: int | None) -> _Link | None:
+    if link is None:
+        return None
+    return _Link(extended.start_lba + entries[link].start, entries[link].sectors)
 
 
 def _logical(link: _Link, entry: MbrEntry, signature: int, number: int) -> Partition:
@@ -136,22 +160,20 @@ def _logical(link: _Link, entry: MbrEntry, signature: int, number: int) -> Parti
     )
 
 
-def _checked(source: Source, extended: Partition, chain: Chain, records: list[int]) -> Chain:
+def _checked(source: Source, chain: Chain) -> Chain:
     """`chain`, with what is wrong between its partitions, their container and its records."""
     record_sectors = source.sectors_of(MBR_BYTES)
     chain.logicals = [
-        replace(one, problem=_misplaced(extended, one, records, record_sectors))
-        for one in chain.logicals
+        replace(one, problem=_misplaced(chain, one, record_sectors)) for one in chain.logicals
     ]
     return chain
 
 
-def _misplaced(
-    extended: Partition, one: Partition, records: list[int], record_sectors: int
-) -> str | None:
+def _misplaced(chain: Chain, one: Partition, record_sectors: int) -> str | None:
+    extended = chain.extended
     if one.start_lba < extended.start_lba or one.end_lba > extended.end_lba:
         return f"leaves its extended partition {extended.number}"
-    for lba in records:
-        if one.start_lba < lba + record_sectors and lba < one.end_lba:
-            return f"overlaps the extended boot record at LBA {lba}"
+    for record in chain.records:
+        if one.start_lba < record.lba + record_sectors and record.lba < one.end_lba:
+            return f"overlaps the extended boot record at LBA {record.lba}"
     return None

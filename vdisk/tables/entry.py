@@ -9,7 +9,10 @@ from vdisk.tables.partition_types import EXTENDED_TYPES
 
 _ENTRIES_OFFSET = 446
 _ENTRY = struct.Struct("<B3sB3sII")
-_BOOTABLE = 0x80
+BOOTABLE = 0x80
+"""The boot flag of a partition that is started from; 0 is that of any other."""
+
+ENTRY_BYTES = _ENTRY.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class MbrEntry:
     @property
     def bootable(self) -> bool:
         """Whether it carries the active flag, 0x80."""
-        return self.boot_flag == _BOOTABLE
+        return self.boot_flag == BOOTABLE
 
     def uuid(self, signature: int, number: int) -> str:
         """Its PARTUUID, as libblkid forms it; "" on a disk without a signature."""
@@ -53,4 +56,16 @@ def unpack_entries(sector: bytes) -> tuple[MbrEntry, ...]:
     return tuple(
         MbrEntry(*_ENTRY.unpack_from(sector, _ENTRIES_OFFSET + index * _ENTRY.size))
         for index in range(4)
+    )
+
+
+def entry_offset(index: int) -> int:
+    """Where in a record entry `index`, 0 to 3, begins."""
+    return _ENTRIES_OFFSET + index * ENTRY_BYTES
+
+
+def pack_entry(entry: MbrEntry) -> bytes:
+    """The 16 bytes of `entry`."""
+    return _ENTRY.pack(
+        entry.boot_flag, entry.start_chs, entry.type, entry.end_chs, entry.start, entry.sectors
     )

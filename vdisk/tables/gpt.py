@@ -14,6 +14,8 @@ without.  Specification: UEFI 2.10, section 5.3.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from vdisk.tables.gpt_header import REVISION, Copy, Header, read_copy, read_header
 from vdisk.tables.mbr import BootRecord
 from vdisk.tables.partition import Partition, Table
@@ -23,14 +25,40 @@ from vdisk.tables.source import Source
 PRIMARY_LBA = 1
 
 
-def gpt_table(source: Source, record: BootRecord) -> Table:
-    """The table of a disk whose boot record is protective.  Its problems say what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Both copies of a GPT.  `backup` is the one that goes with `primary`, or is used instead."""
+
+    primary: Copy
+    backup: Copy
+
+    @property
+    def used(self) -> Copy | None:
+        """The copy that is believed; None where neither can be."""
+        return next((copy for copy in (self.primary, self.backup) if copy.is_sound), None)
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether both are sound and say the same of the disk and its partitions."""
+        both = self.primary.is_sound and self.backup.is_sound
+        return both and not copies_differ(self.primary, self.backup)
+
+
+def read_copies(source: Source) -> Copies:
+    """Both copies of the GPT of a disk whose boot record is protective."""
     primary = read_copy(source, PRIMARY_LBA)
     if primary.is_sound:
-        backup = _stated_backup(source, primary)
+        return Copies(primary, _stated_backup(source, primary))
+    return Copies(primary, _usable_backup(source, primary))
+
+
+def gpt_table(source: Source, record: BootRecord) -> Table:
+    """The table of a disk whose boot record is protective.  Its problems say what is wrong."""
+    copies = read_copies(source)
+    primary, backup = copies.primary, copies.backup
+    if primary.is_sound:
         problems = _backup_problems(source, primary, backup)
         return _table(source, record, primary, backup, problems)
-    backup = _usable_backup(source, primary)
     if backup.is_sound:
         problem = (
             f"the primary GPT at LBA {PRIMARY_LBA} is damaged ({primary.fault}); the backup at "
@@ -78,7 +106,7 @@ def _backup_problems(source: Source, primary: Copy, backup: Copy) -> list[str]:
     problems = []
     if backup.fault is not None:
         problems.append(f"the backup GPT at LBA {backup.lba} is damaged ({backup.fault})")
-    elif _differ(primary, backup):
+    elif copies_differ(primary, backup):
         problems.append(f"the backup GPT at LBA {backup.lba} differs; the primary is used")
     if backup.lba != last_lba:
         problems.append(
@@ -88,7 +116,8 @@ def _backup_problems(source: Source, primary: Copy, backup: Copy) -> list[str]:
     return problems
 
 
-def _differ(primary: Copy, backup: Copy) -> bool:
+def copies_differ(primary: Copy, backup: Copy) -> bool:
+    """Whether two sound copies say different things of the disk or its partitions."""
     one, other = primary.header, backup.header
     assert one is not None
     assert other is not None

@@ -33,7 +33,8 @@ _CHUNK_BYTES = 64 << 10
 _HEADER = struct.Struct("<8sIIII QQQQ 16s QIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
 _UNUSED = bytes(16)
-_LEGACY_BIOS_BOOTABLE = 1 << 2
+LEGACY_BIOS_BOOTABLE = 1 << 2
+"""The attribute bit of a partition that a BIOS may start from (section 5.3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Copy:
 
     def partitions(self) -> tuple[Partition, ...]:
         """The partitions of a sound copy, in the order of their numbers."""
-        return tuple(_unpack_entry(number, raw) for number, raw in self.entries)
+        return tuple(unpack_entry(number, raw) for number, raw in self.entries)
 
     @property
     def is_sound(self) -> bool:
@@ -135,11 +136,42 @@ def _unpack_header(raw: bytes) -> Header:
     )
 
 
+def with_fields(
+    raw: bytes, *, my_lba: int, alternate_lba: int, first_usable_lba: int, last_usable_lba: int,
+    disk_guid: bytes, entries_lba: int, entry_count: int, entry_size: int, entries_crc: int,
+) -> bytes:  # fmt: skip
+    """`raw`, a header's sector, with these fields; all else, the CRC as well, is as it was."""
+    signature, revision, size, crc, reserved, *_ = _HEADER.unpack_from(raw)
+    fields = _HEADER.pack(
+        signature, revision, size, crc, reserved, my_lba, alternate_lba, first_usable_lba,
+        last_usable_lba, disk_guid, entries_lba, entry_count, entry_size, entries_crc,
+    )  # fmt: skip
+    return fields + raw[len(fields) :]
+
+
+def with_checksum(raw: bytes) -> bytes:
+    """`raw`, a header's sector, with the CRC that its bytes have."""
+    _size, crc = _size_and_crc(raw)
+    return raw[:16] + crc.to_bytes(4, "little") + raw[20:]
+
+
+def _size_and_crc(raw: bytes) -> tuple[int, int]:
+    """The size that a header gives itself, which its sector must hold, and its bytes' CRC."""
+    (size,) = struct.unpack_from("<I", raw, 12)
+    return size, zlib.crc32(raw[:16] + bytes(4) + raw[20:size])
+
+
+def new_header(sector_size: int) -> bytes:
+    """The sector of a header of today's revision and size whose other fields are all 0."""
+    fields = struct.pack("<8sII", SIGNATURE, REVISION, HEADER_SIZE_MIN)
+    return fields.ljust(sector_size, b"\0")
+
+
 def _header_fault(source: Source, lba: int, header: Header, raw: bytes) -> str | None:
     """Why the header at `lba` cannot be believed; `raw` is its whole sector."""
     if not HEADER_SIZE_MIN <= header.size <= len(raw):
         return f"the header's size is {header.size}, not {HEADER_SIZE_MIN} to {len(raw)}"
-    crc = zlib.crc32(raw[:16] + bytes(4) + raw[20 : header.size])
+    _size, crc = _size_and_crc(raw)
     if crc != header.crc:
         return f"the header's CRC is {crc:08x}, not {header.crc:08x}"
     if header.my_lba != lba:
@@ -182,7 +214,8 @@ def _read_entries(source: Source, header: Header) -> tuple[int, tuple[tuple[int,
     return crc, tuple(used)
 
 
-def _unpack_entry(number: int, raw: bytes) -> Partition:
+def unpack_entry(number: int, raw: bytes) -> Partition:
+    """What the 128 bytes of entry `number` say."""
     type_guid, guid, first_lba, last_lba, attributes, name = _ENTRY.unpack(raw)
     start_lba, sectors = half_open(first_lba, last_lba)
     problem = None
@@ -195,7 +228,7 @@ def _unpack_entry(number: int, raw: bytes) -> Partition:
         type=format_guid(type_guid),
         type_name=gpt_type_name(format_guid(type_guid)),
         name=_text(name),
-        bootable=bool(attributes & _LEGACY_BIOS_BOOTABLE),
+        bootable=bool(attributes & LEGACY_BIOS_BOOTABLE),
         uuid=format_guid(guid),
         attributes=attributes,
         problem=problem,

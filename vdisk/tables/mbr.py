@@ -108,12 +108,8 @@ def mbr_table(source: Source, record: BootRecord) -> Table:
     Logical partitions are numbered from 5 in the order of their chain, and a second extended
     partition's go on from there, as the kernel does.
     """
-    primaries = [
-        _primary(record, index, entry)
-        for index, entry in enumerate(record.entries)
-        if entry.is_used
-    ]
-    chains = _chains(source, record, primaries)
+    primaries = primary_partitions(record)
+    chains = logical_chains(source, record)
     logicals = [one for chain in chains for one in chain.logicals]
     reserved = [(0, source.sectors_of(MBR_BYTES))]
     problems = [problem for chain in chains for problem in chain.problems]
@@ -125,6 +121,15 @@ def mbr_table(source: Source, record: BootRecord) -> Table:
         partitions=judge(source, primaries + logicals, reserved),
         problems=tuple(problems),
     )
+
+
+def primary_partitions(record: BootRecord) -> list[Partition]:
+    """The partitions that the record itself names, unjudged, in the order of its entries."""
+    return [
+        _primary(record, index, entry)
+        for index, entry in enumerate(record.entries)
+        if entry.is_used
+    ]
 
 
 def _primary(record: BootRecord, index: int, entry: MbrEntry) -> Partition:
@@ -143,10 +148,11 @@ def _primary(record: BootRecord, index: int, entry: MbrEntry) -> Partition:
     )
 
 
-def _chains(source: Source, record: BootRecord, primaries: list[Partition]) -> list[Chain]:
+def logical_chains(source: Source, record: BootRecord) -> list[Chain]:
+    """What each extended partition holds, in the order of the record's entries."""
     chains: list[Chain] = []
     number = FIRST_LOGICAL
-    for extended in primaries:
+    for extended in primary_partitions(record):
         if extended.kind == "extended" and extended.sectors > 0:
             chain = follow(source, extended, record.signature, number)
             number += len(chain.logicals)

@@ -1,10 +1,17 @@
-"""What people call the types of partitions.
+"""What people call the types of partitions, to print and to type.
 
 A modest choice of those that turn up on real disks, under the names that sfdisk prints
-(`sfdisk --list-types`, util-linux 2.38), so that both tools say the same.
+(`sfdisk --list-types`, util-linux 2.38), so that both tools say the same.  The short words that a
+person types are sfdisk's as well, and some more.
 """
 
 from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from uuid import UUID
+
+from vdisk.errors import InvalidArgument
 
 EXTENDED_TYPES = frozenset({0x05, 0x0F, 0x85})
 """The types of an MBR entry that contains logical partitions."""
@@ -97,7 +104,7 @@ _GPT_NAMES = {
     "2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5": "Linux root verity (x86-64)",
     "DF3300CE-D69F-4C92-978C-9BFB0F38D820": "Linux root verity (ARM-64)",
     "BC13C2FF-59E6-4262-A352-B275FD6F7172": "Linux extended boot",
-    "773f91ef-66d4-49b5-bd83-d683bf40ad16": "Linux user's home",
+    "773F91EF-66D4-49B5-BD83-D683BF40AD16": "Linux user's home",
     "516E7CB4-6ECF-11D6-8FF8-00022D09712B": "FreeBSD data",
     "83BD6B9D-7F41-11DC-BE0B-001560B84F0F": "FreeBSD boot",
     "516E7CB5-6ECF-11D6-8FF8-00022D09712B": "FreeBSD swap",
@@ -138,5 +145,101 @@ def mbr_type_name(code: int) -> str:
 
 
 def gpt_type_name(guid: str) -> str:
-    """What the GPT type `guid` (upper case) is called; "" where this table does not know it."""
-    return _GPT_NAMES.get(guid, "")
+    """What the GPT type `guid` is called; "" where this table does not know it."""
+    return _GPT_NAMES.get(guid.upper(), "")
+
+
+class Alias(NamedTuple):
+    """Words for one type; None where that kind of table has none.  A single letter is a capital."""
+
+    words: tuple[str, ...]
+    mbr: int | None
+    gpt: str | None
+
+
+_BASIC_DATA = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
+
+ALIASES = (
+    Alias(("linux", "L"), 0x83, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+    Alias(("swap", "S"), 0x82, "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"),
+    Alias(("esp", "efi", "uefi", "U"), 0xEF, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"),
+    Alias(("lvm", "V"), 0x8E, "E6D6D379-F507-44C2-A23C-238F2A3DF928"),
+    Alias(("raid", "R"), 0xFD, "A19D880F-05FC-4D3B-A006-743F0F84911E"),
+    Alias(("home", "H"), None, "933AC7E1-2EB4-4F13-B844-0E14E2AEF915"),
+    Alias(("extended", "E"), 0x05, None),
+    Alias(("extended-lba",), 0x0F, None),
+    Alias(("linuxex", "X"), 0x85, None),
+    Alias(("fat12",), 0x01, _BASIC_DATA),
+    Alias(("fat16",), 0x06, _BASIC_DATA),
+    Alias(("fat16-lba",), 0x0E, _BASIC_DATA),
+    Alias(("fat32",), 0x0C, _BASIC_DATA),
+    Alias(("fat32-chs",), 0x0B, _BASIC_DATA),
+    Alias(("ntfs", "exfat", "msdata"), 0x07, _BASIC_DATA),
+    Alias(("msr",), None, "E3C9E316-0B5C-4DB8-817D-F92DF00215AE"),
+    Alias(("winre",), 0x27, "DE94BBA4-06D1-4D40-A16A-BFD50179D6AC"),
+    Alias(("bios-boot",), None, "21686148-6449-6E6F-744E-656564454649"),
+    Alias(("prep",), 0x41, "9E1A2D38-C612-4316-AA26-8B49521E5A8B"),
+    Alias(("boot", "xbootldr"), 0xEA, "BC13C2FF-59E6-4262-A352-B275FD6F7172"),
+    Alias(("root-x86-64",), None, "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"),
+    Alias(("root-arm64",), None, "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"),
+    Alias(("freebsd",), 0xA5, "516E7CB4-6ECF-11D6-8FF8-00022D09712B"),
+    Alias(("openbsd",), 0xA6, "824CC7A0-36A8-11E3-890A-952519AD3F61"),
+    Alias(("hfs",), 0xAF, "48465300-0000-11AA-AA11-00306543ECAC"),
+    Alias(("vmfs",), 0xFB, "AA31E02A-400F-11DB-9590-000C2911D1B8"),
+)
+"""In the order in which they are listed to a person."""
+
+_HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,2})")
+_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def parse_mbr_type(text: str) -> int:
+    """The MBR type, 0 to 255, that `text` stands for: an alias, hexadecimal digits, or a name.
+
+    As in sfdisk's scripts, "E" is the alias and "0E" and "e" are digits.  A name is one that
+    `mbr_type_name` gives, whatever its case and punctuation.  Raises InvalidArgument.
+    """
+    for alias in ALIASES:
+        if alias.mbr is not None and _is_word_of(text, alias):
+            return alias.mbr
+    digits = _HEX.fullmatch(text)
+    if digits is not None:
+        return int(digits[1], 16)
+    for code, name in _MBR_NAMES.items():
+        if _letters(name) == _letters(text):
+            return code
+    known = ", ".join(alias.words[0] for alias in ALIASES if alias.mbr is not None)
+    raise InvalidArgument(
+        f"{text[:40]!r} is no type of an MBR partition",
+        hint=f"it is two hexadecimal digits, such as 83, or one of {known}",
+    )
+
+
+def parse_gpt_type(text: str) -> str:
+    """The type GUID, in upper case, that `text` stands for: an alias, a GUID, or a name.
+
+    A name is one that `gpt_type_name` gives, whatever its case and punctuation.  Raises
+    InvalidArgument, also for the GUID of all zeros, which marks an entry that is not in use.
+    """
+    for alias in ALIASES:
+        if alias.gpt is not None and _is_word_of(text, alias):
+            return alias.gpt
+    if _GUID.fullmatch(text) and UUID(text).int != 0:
+        return text.upper()
+    for guid, name in _GPT_NAMES.items():
+        if _letters(name) == _letters(text):
+            return guid
+    known = ", ".join(alias.words[0] for alias in ALIASES if alias.gpt is not None)
+    raise InvalidArgument(
+        f"{text[:40]!r} is no type of a GPT partition",
+        hint=f"it is a GUID, or one of {known}",
+    )
+
+
+def _is_word_of(text: str, alias: Alias) -> bool:
+    return text in alias.words or (len(text) > 1 and text.lower() in alias.words)
+
+
+def _letters(text: str) -> str:
+    """`text` without what sfdisk does not look at in a name: case and punctuation."""
+    return "".join(char for char in text.lower() if char.isalnum())
