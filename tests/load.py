@@ -3,9 +3,9 @@
 Run as a program (by somebody who may look into the mount), it writes until it is refused.  Each
 writer is a thread with slots of its own: byte ranges of one file of the mount.  A write fills one
 slot with bytes that tell the writer, the write's serial number and the slot, and only once all
-of it is written (and, for a syncing writer, fsync has returned) is the serial number added to the journal.  The
-slots come from the writer's own random numbers, so the judge knows which slot each serial number
-went to, and which one the write went to that was under way at the end.
+of it is written (and, for a syncing writer, fsync has returned) is the serial number added to the
+journal.  The slots come from the writer's own random numbers, so the judge knows which slot each
+serial number went to, and which one the write went to that was under way at the end.
 
 It prints "under way" when every writer has had `ENOUGH` writes acknowledged, then for each writer
 a list of the errno of the first refused write and of one more, and stays, with the files open,
@@ -109,15 +109,18 @@ def _write(writer: Writer, folder: Path, journal: Path, enough: threading.Barrie
 def _put(file: int, writer: Writer, serial: int, slot: int) -> None:
     data = writer.content(serial, slot)
     start, done = writer.start + slot * writer.stride, 0
-    while done < SLOT:  # The kernel may split a write, and is free to report the part that was done.
+    while done < SLOT:  # The kernel may split a write and report the part that was done.
         done += os.pwrite(file, data[done:], start + done)
     if writer.syncs:
         os.fsync(file)
 
 
 def _read(path: Path, length: int) -> None:
-    """Reads that lock the pages others write beside."""
-    file, random = os.open(path, os.O_RDONLY), Random(0)
+    """Reads that lock the pages others write beside.
+
+    Who opens a disk for reading only may be given the host file, which goes on without the mount.
+    """
+    file, random = os.open(path, os.O_RDWR), Random(0)
     try:
         while True:
             os.pread(file, 65536, random.randrange(length))
