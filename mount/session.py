@@ -19,12 +19,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mount import live
 from mount.options import MountOptions
 from vdisk.errors import Busy, DiskError, HostError, InvalidArgument, NotPermitted
 from vdisk.store import FolderStore, ImageList, Store
+
+if TYPE_CHECKING:
+    import trio
+
+    from mount.filesystem import FileSystem
+    from mount.server import Place, Server
 
 READ_AHEAD_KIB = 4096
 """What a mount's read-ahead is raised to; the kernel's 128 KiB costs most of a sequential read."""
@@ -202,8 +208,8 @@ def make_stores(request: Request) -> list[Store]:
 def _run(request: Request, ready: Callable[[], None]) -> None:
     import trio
 
-    from mount import pyfuse3_server
     from mount.filesystem import FileSystem, Settings
+    from mount.server import start_server
     from mount.tree import Tree
 
     _raise_limits()
@@ -212,22 +218,21 @@ def _run(request: Request, ready: Callable[[], None]) -> None:
     tree = Tree(make_stores(request))
     settings = Settings(options.read_only, options.uid, options.gid, options.umask)
     filesystem = FileSystem(tree, settings)
-    mounted = False
+    server: Server | None = None
     try:
         # A disk that was named must open; of a folder, those that do are shown.
         strict = not any(isinstance(store, FolderStore) for store in tree.stores)
         tree.show(tree.look(tree.known(), strict=strict))
-        pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
-        mounted = True
-        trio.run(_serve, request, filesystem, ready)
+        server = start_server(options.server, filesystem, _place(request))
+        trio.run(_serve, request, filesystem, server, ready)
     except BaseExceptionGroup as group:
         raise _cause(group) from group
     finally:
         try:
             filesystem.close()
         finally:
-            if mounted:
-                pyfuse3_server.stop(unmount=True)
+            if server is not None:
+                server.stop()
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -239,17 +244,15 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def _serve(request: Request, filesystem: object, ready: Callable[[], None]) -> None:
+async def _serve(
+    request: Request, filesystem: FileSystem, server: Server, ready: Callable[[], None]
+) -> None:
     import trio
 
-    from mount import pyfuse3_server
-    from mount.filesystem import FileSystem
-
-    assert isinstance(filesystem, FileSystem)
     record: Path | None = None
 
     async def until_unmounted(nursery: trio.Nursery) -> None:
-        await pyfuse3_server.serve()
+        await server.serve()
         nursery.cancel_scope.cancel()
 
     async def until_signalled(nursery: trio.Nursery) -> None:
@@ -264,7 +267,7 @@ async def _serve(request: Request, filesystem: object, ready: Callable[[], None]
             nursery.start_soon(until_unmounted, nursery)
             await trio.to_thread.run_sync(os.stat, request.mountpoint, abandon_on_cancel=True)
             _raise_read_ahead(str(request.mountpoint))
-            record = live.record(_live_mount(request, filesystem))
+            record = live.record(await _live_mount(request, filesystem, server))
             if request.pid_file is not None:
                 _write_pid_file(request.pid_file)
             ready()
@@ -281,10 +284,9 @@ async def _serve(request: Request, filesystem: object, ready: Callable[[], None]
                     path.unlink(missing_ok=True)
 
 
-def _live_mount(request: Request, filesystem: object) -> live.Mount:
-    from mount.filesystem import FileSystem
-
-    assert isinstance(filesystem, FileSystem)
+async def _live_mount(
+    request: Request, filesystem: FileSystem, server: Server
+) -> live.Mount:
     disks = [
         {
             "name": node.name,
@@ -292,12 +294,13 @@ def _live_mount(request: Request, filesystem: object) -> live.Mount:
             "size_bytes": node.disk.size,
             "geometry": None if node.disk.choice is None else str(node.disk.choice.geometry),
             "sector_size": node.disk.sector_size,
+            "passthrough": (await filesystem.backing(node)).number != 0,
         }
-        for node in filesystem.tree.nodes.values()
+        for node in list(filesystem.tree.nodes.values())
     ]
     return live.Mount(
         str(request.mountpoint), _source_name(request), os.getpid(), request.options.read_only,
-        disks,
+        disks, server=server.name,
     )
 
 
@@ -305,19 +308,14 @@ def _source_name(request: Request) -> str:
     return ":".join(str(source) for source in request.sources)
 
 
-def _fuse_options(request: Request) -> set[str]:
+def _place(request: Request) -> Place:
+    from mount.server import Place
+
     options = request.options
-    # libfuse takes a comma as the end of an option unless a backslash stands before it.
-    source = _source_name(request).replace("\\", "\\\\").replace(",", "\\,")
-    chosen = {f"fsname={source}", f"subtype={live.FUSE_SUBTYPE}", "default_permissions"}
-    chosen |= options.kernel
-    if options.allow_other:
-        chosen.add("allow_other")
-    if options.read_only:
-        chosen.add("ro")
-    if request.debug:
-        chosen.add("debug")
-    return chosen
+    return Place(
+        str(request.mountpoint), _source_name(request), live.FUSE_SUBTYPE, options.read_only,
+        options.allow_other, frozenset(options.kernel), request.debug,
+    )
 
 
 def _raise_limits() -> None:

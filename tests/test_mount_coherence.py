@@ -36,7 +36,7 @@ TABLE = "label: dos\nstart=2048,size=4096\nstart=6144,size=6144\n"
 
 
 @pytest.fixture(scope="module")
-def shared_mount() -> Iterator[Mounted]:
+def shared_mount(server: str) -> Iterator[Mounted]:
     folder = Person().folder()
     image = make_image(folder / "disk.img", SIZE)
     sfdisk(image, TABLE)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Self
 
-from vdisk.errors import InvalidArgument, NotPermitted, OutOfRange, ReadOnly
+from vdisk.errors import InvalidArgument, NotPermitted, OutOfRange, ReadOnly, Unsupported
 from vdisk.extent import Extent, Kind, merged, pieces
 from vdisk.formats.base import ImageFormat
 from vdisk.geometry import CHS, Choice, Geometry
@@ -57,6 +57,12 @@ class Disk(ABC):
     @abstractmethod
     def discard(self, offset: int, length: int) -> None:
         """Make the range read as zeros and give its space back to the host where it can."""
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Set space aside for the range, whose bytes stay: a write to it will not find the host
+        full.  Unsupported where the host or this kind of disk cannot.
+        """
+        raise Unsupported("cannot set space aside", path=self.address)
 
     @abstractmethod
     def flush(self) -> None:
@@ -192,6 +198,13 @@ class ImageDisk(Disk):
         for host, host_offset, part in self._placed(offset, length):
             _present(host).punch(host_offset, part.stop - part.start)
 
+    def allocate(self, offset: int, length: int) -> None:
+        self.check_writable()
+        self.check_range(offset, length)
+        window = self.window()
+        if window is None or not window[0].allocate(window[1] + offset, length):
+            super().allocate(offset, length)
+
     def _placed(self, offset: int, length: int) -> Iterator[tuple[HostFile | None, int, slice]]:
         """Each piece of the request: its host file (None: zeros), host offset and buffer slice."""
         for extent, part in pieces(self.image.map(offset, length), offset, length):
@@ -252,6 +265,10 @@ class Slice(Disk):
     def discard(self, offset: int, length: int) -> None:
         self.check_range(offset, length)
         self.base.discard(self.start + offset, length)
+
+    def allocate(self, offset: int, length: int) -> None:
+        self.check_range(offset, length)
+        self.base.allocate(self.start + offset, length)
 
     def flush(self) -> None:
         self.base.flush()
