@@ -28,7 +28,7 @@ _PASSED = frozenset({"nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", 
 class MountOptions:
     """What a mount was asked for.  `kernel` are options of mount(8) as they are.
 
-    `server` is one of `SERVERS`.
+    `server` is one of `SERVERS`; `passthrough` is wanted where it can be had.
     """
 
     read_only: bool = False
@@ -38,6 +38,7 @@ class MountOptions:
     gid: int | None = None
     umask: int = 0
     server: str = SERVERS[0]
+    passthrough: bool = True
     kernel: set[str] = field(default_factory=set)
     image: OpenOptions = field(default_factory=OpenOptions)
 
@@ -59,6 +60,8 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
             found.read_only = True
         elif name == "allow_other":
             found.allow_other = True
+        elif name == "nopassthrough":
+            found.passthrough = False
         elif name == "nonempty":
             found.nonempty = True
         elif name in ("uid", "gid"):

@@ -43,7 +43,7 @@ class Place:
     """What is to be mounted where.
 
     `source` is what mount tables show.  `flags` are options of mount(8) such as noexec, and
-    allow_root.
+    allow_root.  `passthrough` is wanted where it can be had.
     """
 
     mountpoint: str
@@ -52,6 +52,7 @@ class Place:
     read_only: bool = False
     allow_other: bool = False
     flags: frozenset[str] = field(default_factory=frozenset)
+    passthrough: bool = True
     debug: bool = False
 
 

@@ -314,7 +314,7 @@ def _place(request: Request) -> Place:
     options = request.options
     return Place(
         str(request.mountpoint), _source_name(request), live.FUSE_SUBTYPE, options.read_only,
-        options.allow_other, frozenset(options.kernel), request.debug,
+        options.allow_other, frozenset(options.kernel), options.passthrough, request.debug,
     )
 
 

@@ -21,7 +21,10 @@ settings.load_profile("vdisk")
 
 # Modules whose tests are quick enough to be run on both servers each time; of the others, those on
 # the second server are slow.
-DOUBLED = ("test_mount_names", "test_mount_operations", "test_mount_attributes")
+DOUBLED = (
+    "test_mount_names", "test_mount_operations", "test_mount_attributes", "test_mount_fat",
+    "test_mount_coherence", "test_mount_killed",
+)  # fmt: skip
 
 PEOPLE = ["root", "user"] if os.geteuid() == 0 else ["user"]
 
@@ -33,12 +36,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The tests of mounts are run on each server, unless one was chosen."""
+    """The tests of mounts are run on each server, unless one was chosen.
+
+    A module that is about what one server alone can do names it: ONE_SERVER.
+    """
     module = metafunc.module.__name__
-    only = metafunc.config.getoption("--server")
+    own = getattr(metafunc.module, "ONE_SERVER", None)
+    only = own or metafunc.config.getoption("--server")
     if only is not None:
         metafunc.parametrize("server", [only], indirect=True, scope="module")
-    elif module.startswith("test_mount_") and not hasattr(metafunc.module, "ONE_SERVER"):
+    elif module.startswith("test_mount_"):
         first, *others = harness.SERVERS
         marks = [] if module in DOUBLED else [pytest.mark.slow]
         servers = [first, *(pytest.param(name, marks=marks) for name in others)]

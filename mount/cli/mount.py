@@ -43,7 +43,7 @@ from vdisk.units import format_size
 @click.option(
     "-o", "--options", "mount_options", metavar="OPTION,...", multiple=True,
     help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, server=, "
-    "format=, chs=, sector-size=, profile=, and those that any mount has.",
+    "nopassthrough, format=, chs=, sector-size=, profile=, and those that any mount has.",
 )
 @click.option(
     "--server", type=click.Choice(SERVERS), help="Which FUSE server carries the requests: our own, "

@@ -49,7 +49,11 @@ class Refused(Exception):
 
 
 class Operations:
-    """The handlers.  One whose reply opened something that nobody took is undone by `undo`."""
+    """The handlers.  One whose reply opened something that nobody took is undone by `undo`.
+
+    There is none for FLUSH: nothing waits in the daemon for a close.  Told so, the kernel does not
+    ask again, and goes on writing dirty pages at each close.
+    """
 
     def __init__(self, filesystem: FileSystem) -> None:
         self._fs = filesystem
@@ -63,7 +67,6 @@ class Operations:
             Opcode.CREATE: self._create,
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
-            Opcode.FLUSH: self._nothing,
             Opcode.FSYNC: self._fsync,
             Opcode.RELEASE: self._release,
             Opcode.OPENDIR: self._opendir,
@@ -172,7 +175,7 @@ class Operations:
         return b""
 
     async def _nothing(self, header: Header, message: Any) -> bytes:
-        """Nothing waits in the daemon for a close, and names are changed in the host at once."""
+        """Names are changed in the host at once; and nothing is kept for the kernel's last word."""
         return b""
 
     async def _fallocate(self, header: Header, message: Fallocate) -> bytes:

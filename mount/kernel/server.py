@@ -95,7 +95,7 @@ class KernelServer(Server):
         self._mount = FuseMount(place)
         self._device = Device(self._mount.fd)
         try:
-            self._shake_hands(place.mountpoint)
+            self._shake_hands(place)
         except BaseException:
             self._mount.end()
             raise
@@ -103,10 +103,12 @@ class KernelServer(Server):
         if Ability.PASSTHROUGH in self.abilities:
             filesystem.back = self._device.back
 
-    def _shake_hands(self, mountpoint: str) -> None:
+    def _shake_hands(self, place: Place) -> None:
         """Answer INIT, which is the first that the kernel sends.  HostError where we cannot."""
-        # Passthrough takes CAP_SYS_ADMIN; for others, one offer less is made to the kernel.
-        limits = Limits(REQUEST_BYTES_MAX, stack_depth=_STACK_DEPTH if os.geteuid() == 0 else 0)
+        mountpoint = place.mountpoint
+        # Passthrough takes CAP_SYS_ADMIN.
+        wanted = place.passthrough and os.geteuid() == 0
+        limits = Limits(REQUEST_BYTES_MAX, stack_depth=_STACK_DEPTH if wanted else 0)
         again = True
         while again:
             header, message = self._first_request(mountpoint)
