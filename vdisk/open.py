@@ -217,7 +217,10 @@ def record_geometry(disk: ImageDisk, geometry: Geometry | None) -> None:
     disk.check_writable()
     if geometry is not None and geometry.sector_size != disk.sector_size:
         raise InvalidArgument(f"the sectors have {disk.sector_size} bytes", path=disk.address)
-    chosen = choose_geometry(disk, stored=geometry)
+    try:
+        chosen = choose_geometry(disk, stored=geometry)
+    except Corrupt as error:  # Which it is where it was found recorded.
+        raise InvalidArgument(error.message, path=disk.address, hint=error.hint) from error
     host = disk.image.hosts()[0]
     if geometry is None:
         forget_geometry(host)
