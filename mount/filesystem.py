@@ -476,7 +476,9 @@ class FileSystem:
         return buffer if view.try_read_into(buffer, offset) else None
 
     async def _read_report(self, handle: int, offset: int, length: int) -> bytes:
-        report = self._reports[handle]
+        report = self._reports.get(handle)
+        if report is None:
+            raise InvalidArgument("is not open")
         return await self.in_thread(report.node, report.read, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:

@@ -234,7 +234,9 @@ class Operations:
 
         Positions 0 and 1 are "." and ".."; those of `FileSystem.entries` come after them.
         """
-        inode = self._folders[message.fh]
+        inode = self._folders.get(message.fh)
+        if inode is None:
+            raise Refused(errno.EBADF)
         body, at = bytearray(), message.offset
         while True:
             if at < len(_DOTS):

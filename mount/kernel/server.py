@@ -16,8 +16,9 @@ import errno
 import logging
 import os
 import select
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -63,19 +64,31 @@ _FREE_TO_ALL = frozenset(
 _log = logging.getLogger(__name__)
 
 
+class Connection(Protocol):
+    """A mount's open descriptor, non-blocking, and how to end both."""
+
+    fd: int
+
+    def end(self) -> None:
+        """Close the descriptor, and take the mount away."""
+
+
 class KernelServer(Server):
     """The server on /dev/fuse."""
 
     name = "kernel"
 
-    def __init__(self) -> None:
-        self._mount: FuseMount
+    def __init__(self, connect: Callable[[Place], Connection] = FuseMount) -> None:
+        """`connect` mounts, and gives the open descriptor."""
+        self._connect = connect
+        self._mount: Connection
         self._device: Device
         self._fs: FileSystem
         self._operations: Operations
         self._agreed = Agreed(0, InitFlag(0))
         self._buffers = Buffers(_BUFFER_BYTES)
         self._waiting: dict[int, trio.CancelScope] = {}  # Requests that have not begun.
+        self._told = False  # Whether each request is told in the log.
         self._only_uid: int | None = None  # Beside root; None: everybody the kernel lets in.
 
     @property
@@ -86,13 +99,12 @@ class KernelServer(Server):
         return frozenset(able)
 
     def start(self, filesystem: FileSystem, place: Place) -> None:
-        if place.debug:
-            _log.setLevel(logging.DEBUG)
+        self._told = place.debug
         self._fs = filesystem
         self._operations = Operations(filesystem)
         if "allow_root" in place.flags and not place.allow_other:
             self._only_uid = os.geteuid()
-        self._mount = FuseMount(place)
+        self._mount = self._connect(place)
         self._device = Device(self._mount.fd)
         try:
             self._shake_hands(place)
@@ -162,18 +174,20 @@ class KernelServer(Server):
 
     def _take(self, request: memoryview, nursery: trio.Nursery) -> None:
         """Answer a request in line, or have a task do it."""
-        _, opcode, unique, *_ = HEADER.unpack_from(request)
-        if opcode == Opcode.READ and not _log.isEnabledFor(logging.DEBUG):
-            fh, offset, size, *_ = READ.unpack_from(request, HEADER.size)
-            found = self._fs.read_now(fh, offset, size)
-            if found is not None:
-                self._device.reply(unique, found)
-                return
-        elif opcode == Opcode.WRITE and not _log.isEnabledFor(logging.DEBUG):
-            fh, offset, size, *_ = WRITE.unpack_from(request, HEADER.size)
-            if self._fs.write_now(fh, offset, request[DATA_START:]):
-                self._device.reply(unique, replies.written(size))
-                return
+        if len(request) >= DATA_START and not self._told:
+            _, opcode, unique, *_ = HEADER.unpack_from(request)
+            if opcode == Opcode.READ:
+                fh, offset, size, *_ = READ.unpack_from(request, HEADER.size)
+                found = self._fs.read_now(fh, offset, size)
+                if found is not None:
+                    self._device.reply(unique, found)
+                    return
+            elif opcode == Opcode.WRITE:
+                fh, offset, size, *_ = WRITE.unpack_from(request, HEADER.size)
+                data = request[DATA_START:]
+                if len(data) == size and self._fs.write_now(fh, offset, data):
+                    self._device.reply(unique, replies.written(size))
+                    return
         self._take_slowly(request, nursery)
 
     def _take_slowly(self, request: memoryview, nursery: trio.Nursery) -> None:
@@ -181,7 +195,7 @@ class KernelServer(Server):
             header, message = parse(request)
         except ProtocolError as error:
             _log.error("%s", error)
-            self._device.reply(parse_header(request).unique, error=errno.EIO)
+            self._refuse(request)
             return
         _log.debug("%d: %s %s", header.unique, _named(header.opcode), message)
         if isinstance(message, Interrupt):
@@ -196,6 +210,15 @@ class KernelServer(Server):
             self._take_write(header, message, nursery)
         else:
             nursery.start_soon(self._answer, header, message)
+
+    def _refuse(self, request: memoryview) -> None:
+        """Answer what could not be parsed, if it has a number and wants an answer."""
+        try:
+            header = parse_header(request)
+        except ProtocolError:
+            return
+        if header.opcode not in NO_REPLY:
+            self._device.reply(header.unique, error=errno.EIO)
 
     def _is_foreign(self, header: Header) -> bool:
         return (
@@ -222,7 +245,7 @@ class KernelServer(Server):
         nursery.start_soon(partial(self._answer, header, kept, release=held.release))
 
     async def _answer(
-        self, header: Header, message: Any, release: Any = None
+        self, header: Header, message: Any, release: Callable[[], None] | None = None
     ) -> None:
         """Answer a request, in a task of its own."""
         body: bytes | memoryview = b""
