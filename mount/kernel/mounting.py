@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 
+from mount import live
 from mount.server import Place
 from vdisk.errors import HostError
 
@@ -32,14 +33,17 @@ class FuseMount:
         """Mount.  HostError with the reason where that fails."""
         self._mountpoint = place.mountpoint
         self._by_root = os.geteuid() == 0
+        self.fd = self._open(place)
+        self._number = live.device_of(place.mountpoint)
+
+    def _open(self, place: Place) -> int:
         if not self._by_root:
-            self.fd = _by_fusermount(place)
-            return
+            return _by_fusermount(place)
         try:
-            self.fd = _by_mount(place)
+            return _by_mount(place)
         except PermissionError:  # Root of a container; fusermount3 may have more rights.
-            self.fd = _by_fusermount(place)
             self._by_root = False
+            return _by_fusermount(place)
         except OSError as error:
             raise HostError.of(error, "mount", place.mountpoint) from error
 
@@ -48,9 +52,9 @@ class FuseMount:
 
         A mount that is in use disappears, and is gone with its last user.
         """
-        gone = _is_gone(self.fd)
+        over = _is_over(self.fd)
         os.close(self.fd)  # First: unmounting asks the file system for things.
-        if gone:
+        if over and not self._is_there():
             return
         if self._by_root:
             _libc.umount2(os.fsencode(self._mountpoint), _MNT_DETACH | _UMOUNT_NOFOLLOW)
@@ -59,8 +63,22 @@ class FuseMount:
             subprocess.run(command, capture_output=True, check=False)
 
 
-def _is_gone(fd: int) -> bool:
-    """Whether somebody else has unmounted; what is on the mountpoint now is then not ours."""
+    def _is_there(self) -> bool:
+        """Whether our mount, whose connection is over, still is: it was aborted, not unmounted.
+
+        Nothing is asked of another mount that may be there now.
+        """
+        if self._number is None or live.device_of(self._mountpoint) != self._number:
+            return False
+        try:
+            os.statvfs(self._mountpoint)
+        except OSError as error:
+            return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        return False
+
+
+def _is_over(fd: int) -> bool:
+    """Whether the mount is gone, or its connection was aborted."""
     poll = select.poll()
     poll.register(fd, 0)
     return bool(poll.poll(0))
