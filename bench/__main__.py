@@ -158,7 +158,8 @@ def _record(summary: str) -> None:
 @click.option("--quick", is_flag=True, help="One round of one second on 256 MiB: does it all run?")
 @click.option("--rounds", type=click.IntRange(1, 100), help="Default 5.")
 @click.option("--seconds", type=click.FloatRange(0.2, 600), help="For each run.  Default 3.")
-@click.option("--servers", metavar="NAME,…", help="host, loop, vdisk, qsd, nbdfuse.  Default all.")
+@click.option("--servers", metavar="NAME,…",
+              help="host, loop, vdisk, vdisk-kernel, vdisk-pyfuse3, qsd, nbdfuse.  Default: all.")
 @click.option("--places", metavar="NAME,…",
               help="tmpfs, disk, cold (on disk, not in memory; reads).  Default tmpfs,disk.")
 @click.option("--workloads", metavar="NAME,…", help="Such as randread-4k-1.  Default all.")

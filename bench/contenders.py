@@ -66,16 +66,20 @@ def _host_file(image: Path, folder: Path) -> Iterator[Served]:
 
 
 @contextmanager
-def _vdisk(image: Path, folder: Path, command: Sequence[str] = VDISK) -> Iterator[Served]:
+def _vdisk(
+    image: Path, folder: Path, command: Sequence[str] = VDISK, options: Sequence[str] = ()
+) -> Iterator[Served]:
+    """Mounted as it comes, or with `options`: then every request has to reach the process."""
     mountpoint, pid_file = folder / "mnt", folder / "pid"
     mountpoint.mkdir()
     with ExitStack() as stack:
         with held():
             stack.callback(unmount_if_left, mountpoint)
-            run([*command, "mount", "--pid-file", pid_file, image, mountpoint])
+            run([*command, "mount", *options, "--pid-file", pid_file, image, mountpoint])
             pid = int(pid_file.read_text())
             stack.callback(_end_vdisk, command, mountpoint, pid)
-        yield Served(mountpoint / image.stem, pid, own_pages=True)
+        # As it comes, reads may be by passthrough, which is the kernel's work.
+        yield Served(mountpoint / image.stem, pid if options else None, own_pages=True)
 
 
 def _end_vdisk(command: Sequence[str], mountpoint: Path, pid: int) -> None:
@@ -142,6 +146,16 @@ def contenders(vdisk: Sequence[str] = VDISK) -> list[Contender]:
         Contender(
             "vdisk", "vdisk", partial(_vdisk, command=vdisk), ("fusermount3",),
             (*vdisk, "--version"),
+        ),
+        Contender(
+            "vdisk-kernel", "vdisk, own server, no passthrough",
+            partial(_vdisk, command=vdisk, options=["--server=kernel", "-o", "nopassthrough"]),
+            ("fusermount3",), (*vdisk, "--version"),
+        ),
+        Contender(
+            "vdisk-pyfuse3", "vdisk, pyfuse3",
+            partial(_vdisk, command=vdisk, options=["--server=pyfuse3"]),
+            ("fusermount3",), (*vdisk, "--version"),
         ),
         Contender(
             "qsd", "qemu-storage-daemon", _qemu_storage_daemon, ("qemu-storage-daemon",),

@@ -25,8 +25,18 @@ class Gone(NotFound):
     """A node that the kernel still knows is gone: it is to look the name up again."""
 
 
+class NoData(OutOfRange):
+    """There is no data, or no hole, from there on."""
+
+
+class NoAttribute(NotFound):
+    """No extended attribute of that name."""
+
+
 _ERRNO: tuple[tuple[type[DiskError], int], ...] = (
     (Gone, errno.ESTALE),
+    (NoAttribute, errno.ENODATA),
+    (NoData, errno.ENXIO),
     (NotFound, errno.ENOENT),
     (Exists, errno.EEXIST),
     (Busy, errno.EBUSY),

@@ -4,7 +4,7 @@ A server turns requests into calls of `FileSystem` and its answers into replies;
 of disks.  Everything raised on purpose is a `DiskError`.
 
 All methods run in one trio thread.  What may wait for a host file is done in a worker thread
-(`_in_thread`); reads and writes of bytes that the host has at hand are answered in line.  Shared
+(`in_thread`); reads and writes of bytes that the host has at hand are answered in line.  Shared
 state changes only between awaits; ARCHITECTURE.md says which invariants hold there.
 """
 
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -26,11 +28,13 @@ import trio
 from mount.errors import Gone
 from mount.inodes import FOLDERS, META, REPORTS, ROOT, NodeKind, unpack
 from mount.tree import META_NAME, DiskNode, Found, Tree
-from mount.views import View
+from mount.views import Backing, View
+from vdisk.birth import birth_ns
 from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
-from vdisk.disk import SIZE_MAX, Slice
+from vdisk.disk import SIZE_MAX
 from vdisk.errors import (
     Busy,
+    DiskError,
     Exists,
     HostError,
     InvalidArgument,
@@ -39,6 +43,8 @@ from vdisk.errors import (
     OutOfRange,
     ReadOnly,
 )
+from vdisk.host import HostFile
+from vdisk.image_disk import ImageDisk
 from vdisk.open import refit, resize_disk
 from vdisk.store import Space, Store
 
@@ -56,6 +62,11 @@ T = TypeVar("T")
 
 Invalidate = Callable[[int, int, int], None]
 """`invalidate(inode, offset, length)`: have the kernel drop those pages.  Blocks; any thread."""
+Back = Callable[[HostFile], Backing]
+"""`back(host)`: have the kernel reach a host file by itself.  Any thread."""
+
+on_begin: ContextVar[Callable[[], None]] = ContextVar("on_begin", default=lambda: None)
+"""Called in a request's task when its work on the host begins: from then on it is not given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class Attributes:
     atime_ns: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0
+    birth_ns: int | None = None
     entry_seconds: float = _DISK_ENTRY_SECONDS
     attribute_seconds: float = _DISK_ENTRY_SECONDS
 
@@ -100,20 +112,29 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file.  `direct`: the kernel keeps no pages.  `keep`: pages it has are still right."""
+    """An open file.  `direct`: the kernel keeps no pages.  `keep`: pages it has are still right.
+
+    `backing`: the number of the host file whose pages it has, 0 for none.
+    """
 
     handle: int
     direct: bool
     keep: bool
+    backing: int = 0
 
 
 @dataclass(slots=True)
-class _Handle:
+class OpenFile:
     """An open view of a disk."""
 
     node: DiskNode
     view: View
     writable: bool
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether it is a whole disk that was created through the mount and not closed since."""
+        return self.node.growing and self.view is self.node.whole
 
 
 class _Report:
@@ -141,18 +162,23 @@ class _Report:
 
 
 class FileSystem:
-    """The mounted folder's operations.  `invalidate` is set by the server that carries them."""
+    """The mounted folder's operations.
+
+    `invalidate`, and `back` where it can, are set by the server that carries them.
+    """
 
     def __init__(self, tree: Tree, settings: Settings) -> None:
         self.tree = tree
         self.settings = settings
         self.invalidate: Invalidate = lambda inode, offset, length: None
-        self._handles: dict[int, _Handle] = {}
+        self.back: Back | None = None
+        self._handles: dict[int, OpenFile] = {}
         self._reports: dict[int, _Report] = {}
         self._listings: dict[int, list[tuple[str, int]]] = {}
         self._next_handle = 0
         self._buffer = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._limiters: dict[int, trio.CapacityLimiter] = {}
+        self._threads = trio.CapacityLimiter(math.inf)  # Each disk has a limit of its own.
         self._invalidations = trio.CapacityLimiter(16)
         self._folder_limiter = trio.CapacityLimiter(1)
         self._folder_seen: os.stat_result | None = None
@@ -215,8 +241,10 @@ class FileSystem:
         self.tree.show(await trio.to_thread.run_sync(self.tree.look, known))
 
     async def _refresh(self, node: DiskNode) -> None:
+        if node.views.bypassed:
+            node.stale = True  # It may have been written where we do not see it.
         if node.stale and not node.removed:
-            await self._in_thread(node, node.refresh)
+            await self.in_thread(node, node.refresh)
 
     def open_folder(self, inode: int) -> int:
         """A handle for `entries`; `release_folder` ends it."""
@@ -276,6 +304,16 @@ class FileSystem:
             return found
         return await self._disk_attributes(*self.tree.view(inode))
 
+    async def birth_ns(self, inode: int) -> int | None:
+        """When the host file of a disk, or of a part of one, was made; None where it is not known.
+
+        The time is in nanoseconds since 1970.
+        """
+        if _kind(inode) in FOLDERS or _kind(inode) in REPORTS:
+            return None
+        node = self.tree.node_of(inode)
+        return await self.in_thread(node, birth_ns, node.disk.image.hosts()[0].fd)
+
     async def _folder(self, inode: int) -> Attributes:
         """A folder: the store's own, without what cannot be done in it."""
         found = await self._folder_status()
@@ -312,7 +350,7 @@ class FileSystem:
         if host.is_local:
             found = host.stat()
         else:
-            found = await self._in_thread(node, host.stat) if patient else host.status_seen
+            found = await self.in_thread(node, host.stat) if patient else host.status_seen
         certain = patient or host.is_local
         mode = found.st_mode & 0o666 & ~self.settings.umask
         if self.settings.read_only:
@@ -332,11 +370,7 @@ class FileSystem:
             return found.st_blocks
         if not view.cacheable:
             return -(-view.size // 512)
-        part = self._slice_of(view)
-        return -(-int(await self._in_thread(node, allocated_bytes, part)) // 512)
-
-    def _slice_of(self, view: View) -> Slice:
-        return Slice(view.disk, view.start, view.size, address=view.disk.address)
+        return -(-int(await self.in_thread(node, allocated_bytes, view.as_disk)) // 512)
 
     def _uid(self, found: os.stat_result) -> int:
         return found.st_uid if self.settings.uid is None else self.settings.uid
@@ -354,7 +388,7 @@ class FileSystem:
         node, view = self.tree.view(inode)
         if change.size is not None:
             await self._resize(node, view, change.size, handle)
-        await self._in_thread(node, _apply, node, change)
+        await self.in_thread(node, _apply, node, change)
         return await self._disk_attributes(node, view)
 
     async def _resize(self, node: DiskNode, view: View, size: int, handle: int | None) -> None:
@@ -367,7 +401,7 @@ class FileSystem:
         if size > SIZE_MAX:
             raise InvalidArgument("too large", path=node.name)
         async with self._exclusively(node, but=1 if handle in self._handles else 0):
-            await self._in_thread(node, resize_disk, node.disk, size)
+            await self.in_thread(node, resize_disk, node.disk, size)
             node.resized()
 
     @asynccontextmanager
@@ -402,15 +436,30 @@ class FileSystem:
                 raise NotPermitted("cannot be written")
             return await self._open_report(inode, kind)
         node, view = self.tree.view(inode)
+        if view is node.whole:
+            await self.backing(node)
         while node.exclusive:
             await self._idle.park()
             node, view = self.tree.view(inode)
-        if node.nameless:
+        if node.nameless or node.removed:
             raise Gone("no such disk any more", path=node.name)
-        direct, keep = node.views.opened(view)
+        number = node.backing.number if view is node.whole and node.backing else 0
+        direct, keep = node.views.opened(view, writable=writable, backed=number != 0)
         handle = self._new_handle(inode)
-        self._handles[handle] = _Handle(node, view, writable)
-        return Opened(handle, direct, keep)
+        self._handles[handle] = OpenFile(node, view, writable)
+        return Opened(handle, direct, keep, number if view.passthrough else 0)
+
+    async def backing(self, node: DiskNode) -> Backing:
+        """How the kernel reaches the disk's host file by itself; number 0 where it cannot."""
+        if node.backing is None:
+            node.keep_backing(await self.in_thread(node, self._back, node))
+        return node.backing or Backing()
+
+    def _back(self, node: DiskNode) -> Backing:
+        host, base = node.disk.window() or (None, 0)
+        if self.back is None or host is None or base != 0 or host.is_block:
+            return Backing()
+        return self.back(host)
 
     async def _open_report(self, inode: int, kind: NodeKind) -> Opened:
         node = self.tree.node_of(inode)
@@ -433,57 +482,145 @@ class FileSystem:
 
         A memoryview is of a buffer that the next call uses again: send it before any await.
         """
+        found = self.read_now(handle, offset, length)
+        if found is not None:
+            return found
         opened = self._handles.get(handle)
         if opened is None:
             return await self._read_report(handle, offset, length)
         view = opened.view
+        length = max(min(length, view.size - offset), 0)
+        return await self.in_thread(opened.node, view.disk.read, view.start + offset, length)
+
+    def read_now(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
+        """As `read`, if that needs no waiting; else None, and nothing is done."""
+        opened = self._handles.get(handle)
+        if opened is None:
+            return None
+        view = opened.view
         length = min(length, view.size - offset)
         if length <= 0:
             return b""
-        if length <= REQUEST_BYTES_MAX:
-            buffer = self._buffer[:length]
-            if view.host.try_read_into(view.base + offset, buffer):
-                return buffer
-        return await self._in_thread(opened.node, view.disk.read, view.start + offset, length)
+        if length > REQUEST_BYTES_MAX:
+            return None
+        buffer = self._buffer[:length]
+        return buffer if view.try_read_into(offset, buffer) else None
 
     async def _read_report(self, handle: int, offset: int, length: int) -> bytes:
-        report = self._reports[handle]
-        return await self._in_thread(report.node, report.read, offset, length)
+        report = self._reports.get(handle)
+        if report is None:
+            raise InvalidArgument("is not open")
+        return await self.in_thread(report.node, report.read, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write what fits; the bytes written.  OutOfRange where none does."""
-        opened = self._handles[handle]
-        node, view = opened.node, opened.view
+        opened = self.open_file(handle)
+        view = opened.view
         room = view.size - offset
         if room < len(data):
-            if node.growing and view is node.whole:
-                return await self._grow(node, offset, data)
+            if opened.can_grow:
+                return await self._grow(opened, offset, data)
             if room <= 0:
-                raise OutOfRange("the disk ends here", path=node.name)
+                raise OutOfRange("the disk ends here", path=opened.node.name)
             data = memoryview(data)[:room]
-        start = view.start + offset
-        end = start + len(data)
-        stale = node.views.overlapping_cached(view, start, end)
-        if stale:
-            await self._drop_pages(stale, start, end)  # What mmap left dirty goes in first.
-        if not view.host.try_write(view.base + offset, data):
-            await self._in_thread(node, view.disk.write, start, data)
-        if stale:
-            await self._drop_pages(stale, start, end)
-        node.written(start, end)
+        async with self.changing(opened, offset, len(data)):
+            if view.try_write(offset, data):
+                on_begin.get()()
+            else:
+                await self.in_thread(opened.node, view.disk.write, view.start + offset, data)
         return len(data)
 
-    async def _grow(self, node: DiskNode, offset: int, data: bytes | memoryview) -> int:
+    def write_here(self, handle: int, offset: int, data: bytes | memoryview) -> int | None:
+        """As `write`, and everybody waits; None where it would have to wait for the kernel.
+
+        For when more and more data to be written must not fill the memory.
+        """
+        opened = self._handles.get(handle)
+        if opened is None or opened.can_grow or self.drops_pages(handle, offset, len(data)):
+            return None
+        view = opened.view
+        length = min(len(data), view.size - offset)
+        if length <= 0:
+            return None
+        start = view.start + offset
+        try:
+            view.disk.write(start, memoryview(data)[:length])
+        finally:
+            opened.node.written(start, start + length)
+        return length
+
+    def write_now(self, handle: int, offset: int, data: bytes | memoryview) -> bool:
+        """Write all of `data` if that needs no waiting; whether it was done."""
+        opened = self._handles.get(handle)
+        if opened is None:
+            return False
+        view, length = opened.view, len(data)
+        if view.size - offset < length or self.drops_pages(handle, offset, length):
+            return False
+        if not view.try_write(offset, data):
+            return False
+        opened.node.written(view.start + offset, view.start + offset + length)
+        return True
+
+    def drops_pages(self, handle: int, offset: int, length: int) -> bool:
+        """Whether a write to that range would have to wait until the kernel has dropped pages."""
+        opened = self._handles.get(handle)
+        if opened is None:
+            return False
+        start = opened.view.start + offset
+        return bool(opened.node.views.overlapping_cached(opened.view, start, start + length))
+
+    def open_file(self, handle: int) -> OpenFile:
+        """The open view of a disk that `handle` stands for.  InvalidArgument for a report's."""
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise InvalidArgument("is not a disk") from None
+
+    @asynccontextmanager
+    async def changing(self, opened: OpenFile, offset: int, length: int) -> AsyncIterator[None]:
+        """Around every change of bytes [offset, offset + length) of an open view.
+
+        Pages that the kernel keeps of them under other views are dropped before, so that what mmap
+        left dirty goes in first and not last, and after; and the partition table may be another.
+        """
+        node, start = opened.node, opened.view.start + offset
+        stale = node.views.overlapping_cached(opened.view, start, start + length)
+        await self._drop_pages(stale, start, start + length)
+        try:
+            yield
+        except DiskError:  # A part of it may be done.
+            await self._changed(node, stale, start, start + length)
+            raise
+        await self._changed(node, stale, start, start + length)
+
+    async def _changed(self, node: DiskNode, stale: list[View], start: int, end: int) -> None:
+        await self._drop_pages(stale, start, end)
+        node.written(start, end)
+
+    async def _grow(self, opened: OpenFile, offset: int, data: bytes | memoryview) -> int:
         """Write to a disk that was just created, making it larger first."""
-        async with self._growth_locks[node.id]:
-            before = node.disk.size
-            end = offset + len(data)
-            if end > SIZE_MAX:
-                raise OutOfRange("too large", path=node.name)
-            await self._in_thread(node, _write_growing, node, offset, data, before, end)
-        node.written(offset, end)
+
+        def write() -> int:
+            opened.node.disk.write(offset, data)
+            return len(data)
+
+        return await self.growing(opened, offset, len(data), write)
+
+    async def growing(
+        self, opened: OpenFile, offset: int, length: int, work: Callable[[], int]
+    ) -> int:
+        """Do `work` in a thread, on a disk that was just created and now has room for the range.
+
+        `work` says how much of the range it has filled: the disk becomes no larger than that.
+        """
+        node, end = opened.node, offset + length
+        if end > SIZE_MAX:
+            raise OutOfRange("too large", path=node.name)
+        async with self._growth_locks[node.id], self.changing(opened, offset, length):
+            done = await self.in_thread(node, _grown, node.disk, offset, end, work)
         node.stale = True
-        return len(data)
+        return done
 
     async def _drop_pages(self, views: list[View], start: int, end: int) -> None:
         """Have the kernel forget what it caches of bytes [start, end) of the disk."""
@@ -517,7 +654,7 @@ class FileSystem:
         """Make a disk's writes durable (fsync)."""
         opened = self._handles.get(handle)
         if opened is not None and not opened.node.disk.read_only:
-            await self._in_thread(opened.node, opened.view.disk.flush)
+            await self.in_thread(opened.node, opened.view.disk.flush)
 
     async def release(self, handle: int) -> None:
         """The last use of an open file is over."""
@@ -532,7 +669,7 @@ class FileSystem:
             node.growing = False
             self._growth_locks.pop(node.id, None)
             if not node.removed:
-                await self._in_thread(node, refit, node.disk)
+                await self.in_thread(node, refit, node.disk)
                 node.resized()
         self.tree.drop_unused(node)
 
@@ -634,14 +771,20 @@ class FileSystem:
     def close(self) -> None:
         """Close every disk, which gives its lock back."""
         for node in self.tree.disks():
-            node.disk.close()
+            node.close()
 
-    async def _in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:
+    async def in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:
         """Do what may wait for the host in a worker thread of this disk's own share."""
         limiter = self._limiters.get(node.id)
         if limiter is None:
             limiter = self._limiters[node.id] = trio.CapacityLimiter(_WORKERS_A_DISK)
-        return await trio.to_thread.run_sync(work, *arguments, limiter=limiter)
+        borrower = object()
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            on_begin.get()()
+            return await trio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+        finally:
+            limiter.release_on_behalf_of(borrower)
 
 
 def _kind(inode: int) -> NodeKind:
@@ -661,16 +804,19 @@ def _info(node: DiskNode) -> str:
     return json.dumps(report, indent=2) + "\n"
 
 
-def _write_growing(
-    node: DiskNode, offset: int, data: bytes | memoryview, before: int, end: int
-) -> None:
+def _grown(disk: ImageDisk, offset: int, end: int, work: Callable[[], int]) -> int:
+    """Do `work` on a disk of at least `end` bytes; what it did not fill is cut off again."""
+    before = disk.size
     if end > before:
-        node.disk.resize(end)
+        disk.resize(end)
+    done = 0
     try:
-        node.disk.write(offset, data)
-    except HostError:
-        node.disk.resize(before)
-        raise
+        done = work()
+    finally:
+        needed = max(before, offset + done) if done else before
+        if needed < disk.size:
+            disk.resize(needed)
+    return done
 
 
 def _apply(node: DiskNode, change: Change) -> None:

@@ -26,6 +26,7 @@ class Mount:
     """A live (or dead) vdisk mount.  `pid` None: its record is not ours to read, or gone.
 
     `killed`: process `pid` was killed, and the system may not have got rid of all of it.
+    `server`: the name of the FUSE server, None where it is not known.
     """
 
     mountpoint: str
@@ -34,6 +35,7 @@ class Mount:
     read_only: bool = False
     disks: list[dict[str, Any]] = field(default_factory=list)
     killed: bool = False
+    server: str | None = None
 
 
 def run_folder(uid: int | None = None) -> Path:

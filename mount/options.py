@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from vdisk.errors import InvalidArgument
 from vdisk.open import OpenOptions
 
+SERVERS = ("auto", "kernel", "pyfuse3")
+"""The FUSE servers by name; `auto` is the first of the others that can start."""
+
 # What mount(8), systemd and fstab keep for themselves; a helper is handed it all the same.
 _DROPPED = frozenset(
     {
@@ -23,7 +26,10 @@ _PASSED = frozenset({"nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", 
 
 @dataclass(slots=True)
 class MountOptions:
-    """What a mount was asked for.  `kernel` are options for libfuse as they are."""
+    """What a mount was asked for.  `kernel` are options of mount(8) as they are.
+
+    `server` is one of `SERVERS`; `passthrough` is wanted where it can be had.
+    """
 
     read_only: bool = False
     allow_other: bool = False
@@ -31,6 +37,8 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    server: str = SERVERS[0]
+    passthrough: bool = True
     kernel: set[str] = field(default_factory=set)
     image: OpenOptions = field(default_factory=OpenOptions)
 
@@ -52,10 +60,14 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
             found.read_only = True
         elif name == "allow_other":
             found.allow_other = True
+        elif name == "nopassthrough":
+            found.passthrough = False
         elif name == "nonempty":
             found.nonempty = True
         elif name in ("uid", "gid"):
             setattr(found, name, _number(option, value, 10))
+        elif name == "server":
+            found.server = _server(option, value)
         elif name == "umask":
             found.umask = _number(option, value, 8)
         elif name == "mode":
@@ -72,6 +84,13 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
         profile=image.get("profile"),
     )
     return found
+
+
+def _server(option: str, value: str) -> str:
+    if value not in SERVERS:
+        known = ", ".join(SERVERS)
+        raise InvalidArgument(f"mount option {option!r}: known servers are {known}")
+    return value
 
 
 def _given(option: str, value: str) -> str:

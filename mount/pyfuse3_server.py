@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import struct
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -30,16 +29,14 @@ from pyfuse3 import (
 
 from mount.errors import errno_of
 from mount.filesystem import Attributes, Change, FileSystem, Opened
+from mount.kernel.device import Device
+from mount.server import Ability, Place, Server
 from vdisk.errors import DiskError, HostError
 
 # The kernel has as many requests under way as its clients make, and each holds a task.  A limit
 # here could fill up with writes that wait for a page which only a further request can unlock.
 _TASKS_MAX = 1_000_000
 _TASKS_KEPT = 20
-
-# struct fuse_out_header and fuse_notify_inval_inode_out (Linux, include/uapi/linux/fuse.h).
-_NOTIFY_INVAL_INODE = 2
-_NOTIFICATION = struct.Struct("=IiQQqq")
 
 _DOTS = (FileNameT(b"."), FileNameT(b".."))
 
@@ -259,40 +256,49 @@ def _is_worth_telling(record: logging.LogRecord) -> bool:
     return not ("fuse_reply_" in record.msg and record.args == (os.strerror(errno.ENOENT),))
 
 
-def start(filesystem: FileSystem, mountpoint: str, options: set[str]) -> None:
-    """Mount.  HostError with what libfuse or fusermount3 said where that fails."""
-    logging.getLogger(pyfuse3.__name__).addFilter(_is_worth_telling)
-    try:
-        with _StandardErrorKept() as said:
-            pyfuse3.init(Operations(filesystem), mountpoint, options)
-    except RuntimeError as error:
-        reason = said() or str(error)
-        raise HostError(f"cannot mount: {reason}", errno=errno.EIO, path=mountpoint) from error
-    device = _fuse_device()
-    _never_wait_in_read(device)
+class Pyfuse3Server(Server):
+    """The server on pyfuse3 and libfuse.  There can be one in a process."""
 
-    def invalidate(inode: int, offset: int, length: int) -> None:
-        message = _NOTIFICATION.pack(
-            _NOTIFICATION.size, _NOTIFY_INVAL_INODE, 0, inode, offset, length
-        )
+    name = "pyfuse3"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """None of them: pyfuse3 does not carry these requests."""
+        return frozenset()
+
+    def start(self, filesystem: FileSystem, place: Place) -> None:
+        logging.getLogger(pyfuse3.__name__).addFilter(_is_worth_telling)
         try:
-            os.write(device, message)
-        except OSError as error:
-            # ENOENT: the kernel has nothing of that inode.  ENODEV: the mount is gone.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise HostError.of(error, "drop cached pages", mountpoint) from error
+            with _StandardErrorKept() as said:
+                pyfuse3.init(Operations(filesystem), place.mountpoint, _options(place))
+        except RuntimeError as error:
+            reason = said() or str(error)
+            raise HostError(
+                f"cannot mount: {reason}", errno=errno.EIO, path=place.mountpoint
+            ) from error
+        device = _fuse_device()
+        _never_wait_in_read(device)
+        filesystem.invalidate = Device(device).invalidate
 
-    filesystem.invalidate = invalidate
+    async def serve(self) -> None:
+        await pyfuse3.main(min_tasks=_TASKS_KEPT, max_tasks=_TASKS_MAX)
+
+    def stop(self) -> None:
+        pyfuse3.close(unmount=True)
 
 
-async def serve() -> None:
-    """Answer requests until the mount goes or the task is cancelled."""
-    await pyfuse3.main(min_tasks=_TASKS_KEPT, max_tasks=_TASKS_MAX)
-
-
-def stop(*, unmount: bool) -> None:
-    """Let go of the connection; with `unmount`, of the mount as well."""
-    pyfuse3.close(unmount=unmount)
+def _options(place: Place) -> set[str]:
+    # libfuse takes a comma as the end of an option unless a backslash stands before it.
+    source = place.source.replace("\\", "\\\\").replace(",", "\\,")
+    chosen = {f"fsname={source}", f"subtype={place.subtype}", "default_permissions"}
+    chosen |= place.flags
+    if place.allow_other:
+        chosen.add("allow_other")
+    if place.read_only:
+        chosen.add("ro")
+    if place.debug:
+        chosen.add("debug")
+    return chosen
 
 
 def _never_wait_in_read(device: int) -> None:

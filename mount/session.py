@@ -29,6 +29,7 @@ from vdisk.store import FolderStore, ImageList, Store
 
 if TYPE_CHECKING:
     from mount.filesystem import FileSystem
+    from mount.server import Place, Server
 
 READ_AHEAD_KIB = 4096
 """What a mount's read-ahead is raised to; the kernel's 128 KiB costs most of a sequential read."""
@@ -225,8 +226,8 @@ def make_stores(request: Request) -> list[Store]:
 def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
     import trio
 
-    from mount import pyfuse3_server
     from mount.filesystem import FileSystem, Settings
+    from mount.server import start_server
     from mount.tree import Tree
 
     _raise_limits()
@@ -244,8 +245,8 @@ def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
         undo = stack.enter_context(ExitStack())  # What is taken back where the mount fails.
         if _make_folder(request.mountpoint):
             undo.callback(_unmake, request.mountpoint)
-        pyfuse3_server.start(filesystem, str(request.mountpoint), _fuse_options(request))
-        stack.callback(pyfuse3_server.stop, unmount=True)
+        server = start_server(options.server, filesystem, _place(request))
+        stack.callback(server.stop)
         # Before that, so that whoever sees the mount gone finds the image closed and unlocked.
         stack.callback(filesystem.close)
 
@@ -254,7 +255,7 @@ def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
             ready(warnings)
 
         try:
-            trio.run(_serve, request, filesystem, ending, tell)
+            trio.run(_serve, request, filesystem, server, ending, tell)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
 
@@ -269,15 +270,17 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(
-    request: Request, filesystem: FileSystem, ending: Ending, ready: Callable[[list[str]], None]
+    request: Request,
+    filesystem: FileSystem,
+    server: Server,
+    ending: Ending,
+    ready: Callable[[list[str]], None],
 ) -> None:
     """Answer requests until the mount goes or the process is told to end; then flush everything."""
     import trio
 
-    from mount import pyfuse3_server
-
     async def until_unmounted() -> None:
-        await pyfuse3_server.serve()
+        await server.serve()
         nursery.cancel_scope.cancel()
 
     async def until_told() -> None:
@@ -292,16 +295,18 @@ async def _serve(
                 nursery.start_soon(until_unmounted)
                 await trio.to_thread.run_sync(os.stat, request.mountpoint, abandon_on_cancel=True)
                 _tune(str(request.mountpoint))
-                _announce(request, filesystem, notices)
+                await _announce(request, filesystem, server, notices)
                 ready(await trio.to_thread.run_sync(filesystem.tree.keep))
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_flush, filesystem)
 
 
-def _announce(request: Request, filesystem: FileSystem, notices: ExitStack) -> None:
+async def _announce(
+    request: Request, filesystem: FileSystem, server: Server, notices: ExitStack
+) -> None:
     """Say to others that there is this mount; `notices` takes back what was said."""
-    record = live.record(_live_mount(request, filesystem))
+    record = live.record(await _live_mount(request, filesystem, server))
     if record is not None:
         notices.callback(record.unlink, missing_ok=True)
     if request.pid_file is not None:
@@ -317,7 +322,9 @@ def _flush(filesystem: FileSystem) -> None:
         raise
 
 
-def _live_mount(request: Request, filesystem: FileSystem) -> live.Mount:
+async def _live_mount(
+    request: Request, filesystem: FileSystem, server: Server
+) -> live.Mount:
     disks = [
         {
             "name": node.name,
@@ -325,12 +332,13 @@ def _live_mount(request: Request, filesystem: FileSystem) -> live.Mount:
             "size_bytes": node.disk.size,
             "geometry": None if node.disk.choice is None else str(node.disk.choice.geometry),
             "sector_size": node.disk.sector_size,
+            "passthrough": (await filesystem.backing(node)).number != 0,
         }
-        for node in filesystem.tree.nodes.values()
+        for node in list(filesystem.tree.nodes.values())
     ]
     return live.Mount(
         str(request.mountpoint), _source_name(request), os.getpid(), request.options.read_only,
-        disks,
+        disks, server=server.name,
     )
 
 
@@ -338,19 +346,14 @@ def _source_name(request: Request) -> str:
     return ":".join(str(source) for source in request.sources)
 
 
-def _fuse_options(request: Request) -> set[str]:
+def _place(request: Request) -> Place:
+    from mount.server import Place
+
     options = request.options
-    # libfuse takes a comma as the end of an option unless a backslash stands before it.
-    source = _source_name(request).replace("\\", "\\\\").replace(",", "\\,")
-    chosen = {f"fsname={source}", f"subtype={live.FUSE_SUBTYPE}", "default_permissions"}
-    chosen |= options.kernel
-    if options.allow_other:
-        chosen.add("allow_other")
-    if options.read_only:
-        chosen.add("ro")
-    if request.debug:
-        chosen.add("debug")
-    return chosen
+    return Place(
+        str(request.mountpoint), _source_name(request), live.FUSE_SUBTYPE, options.read_only,
+        options.allow_other, frozenset(options.kernel), options.passthrough, request.debug,
+    )
 
 
 def _raise_limits() -> None:

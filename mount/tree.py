@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mount.errors import Gone
 from mount.inodes import DISKS_MAX, META, PLACE_MAX, Inode, NodeKind, pack, unpack
-from mount.views import View, ViewSet
+from mount.views import Backing, View, ViewSet
 from vdisk.errors import DiskError, InvalidArgument, NotFound
 from vdisk.geometry import CHS, Geometry
 from vdisk.image_disk import ImageDisk
@@ -54,6 +54,7 @@ class DiskNode:
         self.nameless = False  # Its host file has no name any more; it goes when it is closed.
         self.exclusive = False  # Being removed, renamed or resized: opens wait.
         self.stale = True
+        self.backing: Backing | None = None  # For passthrough; None: not asked for yet.
         self.scan = Scan(None, ())
         self.whole = View(pack(NodeKind.DISK, id_), disk, 0, None)
         self.views = ViewSet(self.whole)
@@ -106,6 +107,20 @@ class DiskNode:
         """The disk has a new size: its table is read anew, and no page kept of it is right."""
         self.stale = True
         self.views.forget_retained()
+
+    def keep_backing(self, found: Backing) -> None:
+        """Keep how the kernel reaches the host file, unless another open was faster."""
+        if self.backing is None:
+            self.backing = found
+        else:
+            found.close()
+
+    def close(self) -> None:
+        """Close the disk, and end what lets the kernel reach its host file."""
+        backing, self.backing = self.backing, Backing()
+        if backing is not None:
+            backing.close()
+        self.disk.close()
 
     def partition_view(self, place: int) -> View:
         """The view of a partition by the serial number in its inode; Gone once it is."""
@@ -257,7 +272,7 @@ class Tree:
         if self.nodes.get(node.name) is node:
             del self.nodes[node.name]
         self._by_id.pop(node.id, None)
-        node.disk.close()
+        node.close()
 
     def drop_unused(self, node: DiskNode) -> None:
         """Close a disk that has no name any more, unless somebody has it open."""

@@ -12,6 +12,14 @@ through a *direct* view can make a cached page stale, and `overlapping_cached` s
 that was closed may leave pages behind; `forget_retained` marks those that a write made stale, and
 the next open drops them.
 
+A whole disk that is the bytes of a host file may be read by *passthrough*: the kernel goes to that
+file itself, whose pages are the truth for every view.  It then counts as the cached one.  Only
+who opens it for reading gets that.  The server never sees a passthrough write, and the kernel does
+not know where the disk ends: the host file would grow.  A writer that comes while the disk is read
+by passthrough is opened direct, and only what it maps into memory is the host file's.  What is
+stored there is not seen by us, even after the close; so from then on (`bypassed`) no view of this
+disk is cached any more, and its table is read again at each look.
+
 This is also why nothing can deadlock.  Telling the kernel to drop a page waits while the page is
 locked, and a page of a cached view is locked while the kernel waits for our answer to a request on
 that view.  Requests on cached views never drop pages of anything, so they are always answered.
@@ -19,10 +27,22 @@ that view.  Requests on cached views never drop pages of anything, so they are a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vdisk.disk import Disk
+from vdisk.disk import Disk, Slice
 from vdisk.host import HostFile
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """A host file that the kernel can reach by itself: its number there, and how to end that.
+
+    Number 0: the kernel cannot.
+    """
+
+    number: int = 0
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +61,7 @@ class View:
     cacheable: bool = True
     handles: int = 0
     cached: bool = False  # How it is open now; meaningful while handles > 0.
+    passthrough: bool = False  # Likewise.
     retained: bool = False  # The kernel may hold pages of it, and they are right.
     host: HostFile | Disk = field(init=False)
     base: int = field(init=False)
@@ -53,6 +74,19 @@ class View:
     def size(self) -> int:
         """Bytes in the view."""
         return self.disk.size if self.length is None else self.length
+
+    def try_read_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer` from `offset` of the view if that needs no waiting; whether it was done."""
+        return self.host.try_read_into(self.base + offset, buffer)
+
+    def try_write(self, offset: int, data: bytes | memoryview) -> bool:
+        """Write `data` at `offset` of the view if that needs no waiting; whether all was done."""
+        return self.host.try_write(self.base + offset, data)
+
+    @property
+    def as_disk(self) -> Slice:
+        """The view as a disk of its own."""
+        return Slice(self.disk, self.start, self.size, address=self.disk.address)
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether the view has a byte in [start, end) of the disk."""
@@ -71,20 +105,38 @@ class ViewSet:
 
     whole: View
     known: dict[int, View] = field(default_factory=dict)
+    bypassed: bool = False  # The disk may be in somebody's memory, by passthrough, for writing.
 
-    def opened(self, view: View) -> tuple[bool, bool]:
-        """Count a handle of `view`: (direct, keep_cache) for the kernel's open."""
+    def opened(
+        self, view: View, *, writable: bool = True, backed: bool = False
+    ) -> tuple[bool, bool]:
+        """Count a handle of `view`: (direct, keep_cache) for the kernel's open.
+
+        `backed`: it can be opened by passthrough, and `view.passthrough` says whether it is.
+        """
         if view.handles == 0:
-            view.cached = view.cacheable and not any(
-                other is not view and other.handles and other.cached and other.overlaps_view(view)
-                for other in self.known.values()
-            )
+            self._choose(view, writable=writable, backed=backed)
+        if view.passthrough and writable:
+            self.bypassed = True
+            self.forget_retained()
         view.handles += 1
         if view.cacheable or view.handles == 1:
             self.known[view.inode] = view
         keep = view.cached and view.retained
         view.retained = view.cached
-        return not view.cached, keep
+        return not view.cached and not (view.passthrough and not writable), keep
+
+    def _choose(self, view: View, *, writable: bool, backed: bool) -> None:
+        """How the first handle of `view`, and with it every further one, is opened."""
+        alone = view.cacheable and not any(
+            other is not view
+            and other.handles
+            and (other.cached or other.passthrough)
+            and other.overlaps_view(view)
+            for other in self.known.values()
+        )
+        view.passthrough = backed and (self.bypassed or (alone and not writable))
+        view.cached = alone and not self.bypassed and not view.passthrough
 
     def closed(self, view: View) -> None:
         """A handle of `view` is gone."""

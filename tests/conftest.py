@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import harness
 from harness import Mounted, Person, mount, ordinary_user
 from stores import Store
 
@@ -18,7 +19,45 @@ settings.register_profile(
 )
 settings.load_profile("vdisk")
 
+# Modules whose tests are quick enough to be run on both servers each time; of the others, those on
+# the second server are slow.
+DOUBLED = (
+    "test_mount_names", "test_mount_operations", "test_mount_attributes", "test_mount_fat",
+    "test_mount_coherence", "test_mount_killed",
+)  # fmt: skip
+
 PEOPLE = ["root", "user"] if os.geteuid() == 0 else ["user"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server", choices=harness.SERVERS, help="mount with this server only, in all tests"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The tests of mounts are run on each server, unless one was chosen.
+
+    A module that is about what one server alone can do names it: ONE_SERVER.
+    """
+    module = metafunc.module.__name__
+    own = getattr(metafunc.module, "ONE_SERVER", None)
+    only = own or metafunc.config.getoption("--server")
+    if only is not None:
+        metafunc.parametrize("server", [only], indirect=True, scope="module")
+    elif module.startswith("test_mount_"):
+        first, *others = harness.SERVERS
+        marks = [] if module in DOUBLED else [pytest.mark.slow]
+        servers = [first, *(pytest.param(name, marks=marks) for name in others)]
+        metafunc.parametrize("server", servers, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The FUSE server that `vdisk mount` is given; `auto` outside the tests of mounts."""
+    harness.chosen.server = getattr(request, "param", "auto")
+    yield harness.chosen.server
+    harness.chosen.server = "auto"
 
 
 @pytest.fixture(params=PEOPLE)
@@ -57,7 +96,7 @@ def module_person(request: pytest.FixtureRequest) -> Person:
 
 
 @pytest.fixture(scope="module")
-def shared_store(module_person: Person) -> Iterator[Store]:
+def shared_store(module_person: Person, server: str) -> Iterator[Store]:
     """The mounted folder behind `store`."""
     folder = module_person.folder()
     module_person.run("mkdir", folder / "disks")

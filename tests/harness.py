@@ -26,7 +26,19 @@ USER = "vdisk-test"
 PATIENCE = 60.0
 """Seconds after which a command that should have ended counts as hung."""
 
+SERVERS = ("kernel", "pyfuse3")
+"""The FUSE servers; what a test of mounts shows, it shows of each."""
+
 T = TypeVar("T")
+
+
+@dataclass
+class _Chosen:
+    server: str = "auto"
+
+
+chosen = _Chosen()
+"""The server that every `vdisk mount` of the tests is given; the fixture `server` sets it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,8 @@ class Person:
     def vdisk_command(self, *words: str | os.PathLike[str]) -> list[str]:
         """`vdisk …` as words for `run` or `command`."""
         python, path = _python_for_others() if self.name else (sys.executable, str(ROOT))
+        if words and words[0] == "mount":
+            words = ("mount", "--server", chosen.server, *words[1:])
         return ["env", f"PYTHONPATH={path}", python, "-c", MAIN, *map(os.fspath, words)]
 
     def folder(self) -> Path:

@@ -109,16 +109,18 @@ def _write(writer: Writer, folder: Path, journal: Path, enough: threading.Barrie
 def _put(file: int, writer: Writer, serial: int, slot: int) -> None:
     data = writer.content(serial, slot)
     start, done = writer.start + slot * writer.stride, 0
-    # The kernel may split a write, and is free to report the part that was done.
-    while done < SLOT:
+    while done < SLOT:  # The kernel may split a write and report the part that was done.
         done += os.pwrite(file, data[done:], start + done)
     if writer.syncs:
         os.fsync(file)
 
 
 def _read(path: Path, length: int) -> None:
-    """Reads that lock the pages others write beside."""
-    file, random = os.open(path, os.O_RDONLY), Random(0)
+    """Reads that lock the pages others write beside.
+
+    Who opens a disk for reading only may be given the host file, which goes on without the mount.
+    """
+    file, random = os.open(path, os.O_RDWR), Random(0)
     try:
         while True:
             os.pread(file, 65536, random.randrange(length))

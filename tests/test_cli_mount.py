@@ -365,11 +365,12 @@ def test_list_says_source_disk_geometry_mountpoint_and_pid(
     ] == [("a", str(a), 1_474_560, "80/2/18"), ("b", str(b), 2 * MIB, "4/16/63")]
     lines = person.vdisk("list").stdout.decode().splitlines()
     assert lines[0].split() == [
-        "SOURCE", "DISK", "SIZE", "GEOMETRY", "MOUNTPOINT", "PID", "STATE"
+        "SOURCE", "DISK", "SIZE", "GEOMETRY", "MOUNTPOINT", "PID", "STATE", "SERVER"
     ]  # fmt: skip
     (shown,) = (line.split() for line in lines if line.startswith(f"{b} "))
     assert shown == [
-        str(b), "b", "2MiB", "4/16/63", str(mounted.mountpoint), str(mounted.pid), "rw"
+        str(b), "b", "2MiB", "4/16/63", str(mounted.mountpoint), str(mounted.pid), "rw",
+        "kernel+passthrough" if person.is_root else "kernel",
     ]  # fmt: skip
 
 

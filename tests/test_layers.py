@@ -14,13 +14,13 @@ MOUNT = sorted((ROOT / "mount").rglob("*.py"))
 
 RANKS = (
     {"errors"},
-    {"units", "locks"},
+    {"units", "locks", "birth"},
     {"host", "chs", "codec", "gate"},
     {"extent", "geometry", "record"},
     {"plan"},
     {"formats", "recognise"},
     {"disk", "requests", "partitioning"},
-    {"image_disk"},
+    {"image_disk", "transfer"},
     {"parents"},
     {"open"},
     {"store", "describe", "create", "repartition"},

@@ -36,7 +36,7 @@ TABLE = "label: dos\nstart=2048,size=4096\nstart=6144,size=6144\n"
 
 
 @pytest.fixture(scope="module")
-def shared_mount() -> Iterator[Mounted]:
+def shared_mount(server: str) -> Iterator[Mounted]:
     folder = Person().folder()
     image = make_image(folder / "disk.img", SIZE)
     sfdisk(image, TABLE)
@@ -49,6 +49,7 @@ def shared_mount() -> Iterator[Mounted]:
 def views_machine(mounted: Mounted, image: Path) -> type[RuleBasedStateMachine]:
     class Views(RuleBasedStateMachine):
         handles = Bundle("handles")
+        readers = Bundle("readers")  # Open for reading only.
 
         def __init__(self) -> None:
             super().__init__()
@@ -61,30 +62,53 @@ def views_machine(mounted: Mounted, image: Path) -> type[RuleBasedStateMachine]:
             self.open[fd] = view
             return fd
 
+        @rule(target=readers, view=st.integers(0, len(VIEWS) - 1))
+        def open_view_for_reading(self, view: int) -> int:
+            fd = os.open(mounted / VIEWS[view][0], os.O_RDONLY)
+            self.open[fd] = view
+            return fd
+
         @rule(fd=handles, data=st.data(), fill=st.integers(0, 255))
         def write(self, fd: int, data: st.DataObject, fill: int) -> None:
+            offset, block = self.drawn(fd, data, fill)
+            assert os.pwrite(fd, block, offset) == len(block)
+
+        @rule(fd=handles, data=st.data(), fill=st.integers(0, 255))
+        def store_through_memory(self, fd: int, data: st.DataObject, fill: int) -> None:
+            """Counts when it is flushed; a view without pages of its own cannot be mapped so."""
+            try:
+                memory = mmap.mmap(fd, VIEWS[self.open[fd]][2])
+            except OSError:
+                return
+            with memory:
+                offset, block = self.drawn(fd, data, fill)
+                memory[offset : offset + len(block)] = block
+                memory.flush()
+
+        def drawn(self, fd: int, data: st.DataObject, fill: int) -> tuple[int, bytes]:
+            """A place in the view and bytes for it, which the model has from now on."""
             _, start, length = VIEWS[self.open[fd]]
             low = MIB if start == 0 else 0  # Not over the partition table.
             offset = data.draw(st.integers(low, length - 1))
             count = min(data.draw(st.integers(1, 9000)), length - offset)
             block = bytes((fill + i) % 256 for i in range(count))
-            assert os.pwrite(fd, block, offset) == count
             self.model[start + offset : start + offset + count] = block
+            return offset, block
 
-        @rule(fd=handles, data=st.data())
+        @rule(fd=st.one_of(handles, readers), data=st.data())
         def read(self, fd: int, data: st.DataObject) -> None:
             _, start, length = VIEWS[self.open[fd]]
             offset = data.draw(st.integers(0, length - 1))
             count = min(data.draw(st.integers(1, 70000)), length - offset)
             assert os.pread(fd, count, offset) == self.model[start + offset :][:count]
 
-        @rule(fd=handles)
+        @rule(fd=st.one_of(handles, readers))
         def look_through_memory(self, fd: int) -> None:
             _, start, length = VIEWS[self.open[fd]]
             with mmap.mmap(fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ) as memory:
                 assert memory[:] == self.model[start : start + length]
 
-        @rule(fd=consumes(handles))
+        @rule(fd=st.one_of(consumes(handles), consumes(readers)))
         def close(self, fd: int) -> None:
             del self.open[fd]
             os.close(fd)

@@ -71,7 +71,7 @@ def by_sfdisk(mounted: Mounted) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def one_mount(module_person: Person) -> Iterator[Mounted]:
+def one_mount(module_person: Person, server: str) -> Iterator[Mounted]:
     folder = module_person.folder()
     image = numbered_image(folder / "disk.img", module_person)
     mounted = mount(module_person, [image], folder / "mnt")

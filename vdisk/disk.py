@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Self
 
-from vdisk.errors import InvalidArgument, NotPermitted, OutOfRange, ReadOnly
+from vdisk.errors import InvalidArgument, NotPermitted, OutOfRange, ReadOnly, Unsupported
 from vdisk.extent import Extent
 from vdisk.geometry import CHS, Choice, Geometry
 from vdisk.host import HostFile
@@ -55,6 +55,12 @@ class Disk(ABC):
     @abstractmethod
     def discard(self, offset: int, length: int) -> None:
         """Make the range read as zeros and give its space back to the host where it can."""
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Set space aside for the range, whose bytes stay: a write to it will not find the host
+        full.  Unsupported where the host or this kind of disk cannot.
+        """
+        raise Unsupported("cannot set space aside", path=self.address)
 
     @abstractmethod
     def flush(self) -> None:
@@ -201,6 +207,10 @@ class Slice(Disk):
     def discard(self, offset: int, length: int) -> None:
         self.check_range(offset, length)
         self.base.discard(self.start + offset, length)
+
+    def allocate(self, offset: int, length: int) -> None:
+        self.check_range(offset, length)
+        self.base.allocate(self.start + offset, length)
 
     def flush(self) -> None:
         self.base.flush()

@@ -280,6 +280,13 @@ class HostFile:
             if start < end:
                 self.zero(start, end - start)
 
+    def allocate(self, offset: int, length: int) -> bool:
+        """Set space aside for the range, inside the file, so that a write to it is never ENOSPC.
+
+        What the range holds stays.  False where the file system has no way to do it.
+        """
+        return self._fallocate(0, offset, length)
+
     def _punchable(self, offset: int, end: int) -> tuple[int, int]:
         """The part of [offset, end) that can be given back: of a device, whole blocks only."""
         if not self.is_block:

@@ -196,6 +196,13 @@ class ImageDisk(Disk):
                 self._carry_out(self.image.plan_first_write())
                 self._begun = True
 
+    def allocate(self, offset: int, length: int) -> None:
+        self.check_writable()
+        self.check_range(offset, length)
+        window = self.window()
+        if window is None or not window[0].allocate(window[1] + offset, length):
+            super().allocate(offset, length)
+
     def flush(self) -> None:
         if self._unwritable is not None:
             raise self._unwritable

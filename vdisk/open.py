@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdisk.disk import Disk, Slice
-from vdisk.errors import Corrupt, DiskError, HostError, InvalidArgument, InvalidFormat, NotFound
+from vdisk.errors import (
+    Corrupt,
+    DiskError,
+    HostError,
+    InvalidArgument,
+    InvalidFormat,
+    NotFound,
+    Unsupported,
+)
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
@@ -246,6 +254,26 @@ def refit(disk: ImageDisk) -> None:
     fitted = _fitted(disk, disk.size)
     _record(disk, fitted)
     disk.choice = choose_geometry(disk, stored=fitted)
+
+
+def record_geometry(disk: ImageDisk, geometry: Geometry | None) -> None:
+    """Use `geometry` for an open disk from now on, and record it; None forgets the recorded one.
+
+    InvalidArgument where it does not fit the disk, ReadOnly, or Unsupported where the host's file
+    system cannot hold a record; then nothing is changed.
+    """
+    disk.check_writable()
+    if geometry is not None and geometry.sector_size != disk.sector_size:
+        raise InvalidArgument(f"the sectors have {disk.sector_size} bytes", path=disk.address)
+    try:
+        chosen = choose_geometry(disk, stored=geometry)
+    except Corrupt as error:  # Which it is where it was found recorded.
+        raise InvalidArgument(error.message, path=disk.address, hint=error.hint) from error
+    if geometry is None:
+        forget_geometry(disk.image.hosts()[0])
+    elif not keep_geometry(disk, geometry):
+        raise Unsupported("this file system cannot keep the geometry", path=disk.address)
+    disk.choice = chosen
 
 
 def _has_own_geometry(disk: ImageDisk) -> bool:

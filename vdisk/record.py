@@ -37,8 +37,7 @@ def stored_geometry(host: HostFile) -> Geometry | None:
     if text is None:
         return None
     try:
-        chs, _, sector_size = text.strip().partition(" ")
-        return Geometry.parse(chs, sector_size=int(sector_size or "512"))
+        return parse_record(text)
     except (DiskError, ValueError) as error:
         raise Corrupt(
             f"the recorded geometry {text!r} cannot be read",
@@ -47,9 +46,20 @@ def stored_geometry(host: HostFile) -> Geometry | None:
         ) from error
 
 
+def parse_record(text: str) -> Geometry:
+    """The geometry that "C/H/S N" means.  Raises InvalidArgument or ValueError."""
+    chs, _, sector_size = text.strip().partition(" ")
+    return Geometry.parse(chs, sector_size=int(sector_size or "512"))
+
+
+def format_record(geometry: Geometry) -> str:
+    """The inverse of `parse_record`."""
+    return f"{geometry} {geometry.sector_size}"
+
+
 def store_geometry(host: HostFile, geometry: Geometry) -> bool:
     """Record `geometry` for `host`; False where this file system cannot hold it."""
-    return _set(host, GEOMETRY_ATTRIBUTE, f"{geometry} {geometry.sector_size}")
+    return _set(host, GEOMETRY_ATTRIBUTE, format_record(geometry))
 
 
 def forget_geometry(host: HostFile) -> None:

@@ -13,7 +13,7 @@ from vdisk.cli.console import print_json, print_table
 from vdisk.cli.params import examples, json_option
 from vdisk.units import format_size
 
-_HEADERS = ("SOURCE", "DISK", "SIZE", "GEOMETRY", "MOUNTPOINT", "PID", "STATE")
+_HEADERS = ("SOURCE", "DISK", "SIZE", "GEOMETRY", "MOUNTPOINT", "PID", "STATE", "SERVER")
 _RIGHT = frozenset({2, 5})
 
 
@@ -26,7 +26,8 @@ def list_(as_json: bool) -> None:
     """List the live mounts, a line a disk.
 
     The state is rw or ro, or dead where the process that served the mount is gone:
-    `vdisk umount` cleans that up. Of other users' mounts, only root is shown the disks.
+    `vdisk umount` cleans that up. The server is followed by +passthrough where the kernel gives
+    readers of the disk the host file itself. Of other users' mounts, only root is shown the disks.
     """
     mounts = [described(mount) for mount in live.mounts()]
     if as_json:
@@ -45,6 +46,7 @@ def described(mount: live.Mount) -> dict[str, Any]:
         "pid": mount.pid,
         "read_only": mount.read_only,
         "state": "dead" if is_dead(mount) else "ro" if mount.read_only else "rw",
+        "server": mount.server,
         "disks": mount.disks,
     }
 
@@ -52,8 +54,10 @@ def described(mount: live.Mount) -> dict[str, Any]:
 def _rows(mount: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     pid = "-" if mount["pid"] is None else str(mount["pid"])
     after = (mount["mountpoint"], pid, mount["state"])
+    server = mount["server"] or "-"
     for disk in mount["disks"]:
         size = format_size(disk["size_bytes"]).replace(" ", "")
-        yield disk["host_file"], disk["name"], size, disk["geometry"] or "-", *after
+        carried = server + ("+passthrough" if disk.get("passthrough") else "")
+        yield disk["host_file"], disk["name"], size, disk["geometry"] or "-", *after, carried
     if not mount["disks"]:
-        yield mount["source"], "-", "-", "-", *after
+        yield mount["source"], "-", "-", "-", *after, server

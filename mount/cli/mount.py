@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from mount import live
-from mount.options import MountOptions, parse_options
+from mount.options import SERVERS, MountOptions, parse_options
 from mount.session import Request, mount_in_background, mount_in_foreground
 from vdisk.cli.console import note, warn
 from vdisk.cli.create import create_disk, plan_new
@@ -41,8 +41,12 @@ from vdisk.units import format_size
 @click.option("-r", "--read-only", is_flag=True, help="Allow no changes; the same as -o ro.")
 @click.option(
     "-o", "--options", "mount_options", metavar="OPTION,...", multiple=True,
-    help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, format=, chs=, "
-    "sector-size=, profile=, and those that any mount has.",
+    help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, server=, "
+    "nopassthrough, format=, chs=, sector-size=, profile=, and those that any mount has.",
+)
+@click.option(
+    "--server", type=click.Choice(SERVERS), help="Which FUSE server carries the requests: our own, "
+    "pyfuse3, or the first of them that can start (auto, the default).",
 )
 @click.option("--pid-file", type=FILE, metavar="FILE", help="Write the process's number to FILE.")
 @image_options()
@@ -54,6 +58,7 @@ def mount(
     debug: bool,
     read_only: bool,
     mount_options: tuple[str, ...],
+    server: str | None,
     pid_file: str | None,
     options: OpenOptions,
 ) -> None:
@@ -64,6 +69,7 @@ def mount(
     `.vdisk/NAME` has its geometry, its map, and every sector by its C/H/S address.
     """
     asked = _merged(parse_options(mount_options), options, read_only=read_only)
+    asked.server = server or asked.server
     request = Request(
         [Path(source) for source in sources], Path(mountpoint), asked,
         None if pid_file is None else Path(pid_file), debug,
