@@ -59,6 +59,12 @@ def qemu_reads(path: Path) -> None:
         qemu.expect(path, path.suffix[1:], disk.read(0, disk.size), "-U")
 
 
+def qemu_agrees(path: Path) -> None:
+    """qemu-img check finds nothing, and QEMU reads what is read here."""
+    qemu_check(path)
+    qemu_reads(path)
+
+
 def qemu_reads_no_less(path: Path) -> None:
     """As `qemu_reads`, but what was not flushed may be zeros here and not there.
 
@@ -91,6 +97,8 @@ CASES = [
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vhd", 8 * KIB, {"block-size": "8K"}, layers=2),
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}, layers=4),
+    FormatCase("vhdx", MIB, {"block-size": "1M"}, witness=qemu_agrees),
+    FormatCase("vhdx", MIB, {"block-size": "1M"}, layers=3),
 ]
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]

@@ -15,6 +15,9 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+from google_crc32c import value
+from vhdx_bytes import BAT_GUID, VhdxFile, log_entry
+
 import qemu
 from vdisk.create import create_image, plan_disk
 from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
@@ -81,6 +84,44 @@ def _vhd_overlay(path: Path) -> None:
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vhd", {}, base))
 
 
+def _vhdx_of_qemu(path: Path) -> None:
+    qemu.create(path, "vhdx", 8 << 20, block_size="1M")
+    qemu.scatter(path, "vhdx", bytearray(8 << 20), Random(0), 3)
+
+
+def _vhdx_overlay(path: Path) -> None:
+    base = path.with_name("base.vhdx")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "vhdx", {}, base))
+
+
+def _vhdx_to_replay(path: Path) -> None:
+    """A log of two entries that put ten blocks into the block table, and one that undoes some."""
+    create_image(path, plan_disk(size_bytes=64 << 20))
+    file = VhdxFile(path)
+    bat, guid = file.region(BAT_GUID), bytes(range(16))
+    places = struct.pack("<10Q", *((5 + number) << 20 | 6 for number in range(10)))
+    first = log_entry(guid, 3, [(bat, places.ljust(4096, b"\0")), (bat + 8192, 4096)],
+                      flushed=4 << 20, last=15 << 20)  # fmt: skip
+    second = log_entry(guid, 4, [(bat, 4096)], flushed=4 << 20, last=15 << 20)
+    file.raw[1 << 20 : (1 << 20) + len(first + second)] = first + second
+    file.set_header(48, "16s", guid)
+    file.save()
+
+
+def _vhdx_checksums(host: HostFile) -> dict[int, bytes]:
+    """CRC-32C of headers, region tables and the first two entries of the log."""
+    found = {}
+    places = [(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 1 << 16), (256 << 10, 1 << 16)]
+    places += [(1 << 20, 8192), ((1 << 20) + 8192, 4096)]
+    for at, length in places:
+        content = host.read(at, length)
+        if content[:4] in (b"head", b"regi", b"loge"):
+            found[at + 4] = struct.pack("<I", value(content[:4] + bytes(4) + content[8:]))
+    return found
+
+
 def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
     """By the specification, the complement of the sum of all other bytes."""
     found = {}
@@ -94,6 +135,12 @@ def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
 
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
+_VHDX = (
+    (64 << 10, 80), (128 << 10, 80), (192 << 10, 80), (256 << 10, 80), (2 << 20, 200),
+    ((2 << 20) + (64 << 10), 256), (3 << 20, 96),
+)  # fmt: skip
+_VHDX_LOG = (((1 << 20), 128), ((1 << 20) + 8192, 128), ((1 << 20) + 4096, 8))
+
 _VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers are the same.
 
 SEEDS = (
@@ -103,6 +150,10 @@ SEEDS = (
          _vhd_checksums),
     Seed("vhd overlay", "vhd", _vhd_overlay, (*_VHD_HEADERS, (1536, 1024)), 2000, ">", 5000,
          _vhd_checksums),
+    Seed("vhdx of qemu", "vhdx", _vhdx_of_qemu, _VHDX, 3000, "<", 100_000, _vhdx_checksums),
+    Seed("vhdx overlay", "vhdx", _vhdx_overlay, _VHDX, 1000, "<", 5000, _vhdx_checksums),
+    Seed("vhdx to replay", "vhdx", _vhdx_to_replay, (*_VHDX, *_VHDX_LOG, *_VHDX_LOG), 1500, "<",
+         50_000, _vhdx_checksums),
     Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
 )
 

@@ -74,10 +74,10 @@ class Sectors:
         return self.now[:], [frozenset(each) for each in self.possible]
 
 
-def layered(folder: Path, case: FormatCase) -> Path:
+def layered(folder: Path, case: FormatCase, blocks: int = BLOCKS) -> Path:
     """An image of that kind, with bytes of its own and, where it is an overlay, its parents'."""
     path = folder / f"0.{case.format}"
-    size = BLOCKS * case.boundary + SECTOR
+    size = blocks * case.boundary + SECTOR
     make(path, case, size)
     for layer in range(1, case.layers):
         with open_image(path, writable=True) as disk:
@@ -94,14 +94,21 @@ def layered(folder: Path, case: FormatCase) -> Path:
 def test_after_a_crash_what_was_flushed_is_there_and_nothing_is_damaged(
     case: FormatCase, seed: int
 ) -> None:
+    crash_anywhere(case, seed)
+
+
+def crash_anywhere(
+    case: FormatCase, seed: int, *, blocks: int = BLOCKS, changes: int = 25
+) -> None:
+    """Change a disk of that kind at random, and look at what any crash meanwhile would leave."""
     with host_folder("memory") as folder:
-        path = layered(folder, case)
+        path = layered(folder, case, blocks)
         random = Random(seed)
         host = RecordingHost.recording(path)
         with open_host(host) as disk:
             sectors = Sectors(disk, random)
             host.log.mark(sectors.snapshot())
-            for _ in range(25):
+            for _ in range(changes):
                 sectors.change(case.boundary)
                 host.log.mark(sectors.snapshot())
         crashed = path.with_name(f"crashed.{case.format}")
@@ -167,9 +174,14 @@ def test_a_change_that_the_host_refuses_leaves_the_image_sound_and_it_goes_on(
     case: FormatCase,
 ) -> None:
     """Each change of the host in turn finds no room, halfway through where it is a write."""
+    refuse_anywhere(case)
+
+
+def refuse_anywhere(case: FormatCase, *, blocks: int = BLOCKS) -> None:
+    """As the test says, for a disk of that many blocks."""
     for fail_at in range(60):
         with host_folder("memory") as folder:
-            path = layered(folder, case)
+            path = layered(folder, case, blocks)
             host = FailingHost.open(path, writable=True)
             with open_host(host) as disk:
                 sectors = Sectors(disk, Random(fail_at % 7))
@@ -215,13 +227,18 @@ def is_torn(sector: bytes, possible: set[bytes]) -> bool:
 
 @pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.resizes], ids=str)
 def test_a_resize_that_is_cut_short_leaves_the_old_disk_or_the_new_one(case: FormatCase) -> None:
+    cut_resize_short(case, 300, 3)
+
+
+def cut_resize_short(case: FormatCase, most: int, least: int, *, blocks: int = BLOCKS) -> None:
+    """As the test says: from `blocks` to `most` blocks, and to `least`."""
     for grows in (True, False):
         with host_folder("memory") as folder:
-            path = layered(folder, case)
+            path = layered(folder, case, blocks)
             host = RecordingHost.recording(path)
             with open_host(host) as disk:
                 before = disk.read(0, disk.size)
-                size = 300 * case.boundary if grows else 3 * case.boundary
+                size = case.boundary * (most if grows else least)
                 resize_disk(disk, size)
             crashed = path.with_name(f"crashed.{case.format}")
             random = Random(0)

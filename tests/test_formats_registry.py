@@ -26,7 +26,6 @@ FOREIGN = {
     "vmdk": ["-f", "vmdk"],
     "vmdk that is a description of others": ["-f", "vmdk", "-o", "subformat=twoGbMaxExtentFlat"],
     "vmdk for streaming": ["-f", "vmdk", "-o", "subformat=streamOptimized"],
-    "vhdx": ["-f", "vhdx"],
     "qed": ["-f", "qed"],
     "parallels": ["-f", "parallels"],
 }

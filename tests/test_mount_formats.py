@@ -26,6 +26,7 @@ FORMATS = {
     "vdi of fixed size": "vdi -o static=on",
     "vhd": "vpc -o force_size=on",
     "vhd of fixed size": "vpc -o subformat=fixed,force_size=on",
+    "vhdx": "vhdx",
 }
 UNCHECKED = ("vhd",)  # qemu-img has no check for these.
 # To be tried with --slow only: used as a disk, they are as the fixed VDI is.

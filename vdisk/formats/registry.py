@@ -20,6 +20,9 @@ from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
 from vdisk.formats.vhd import Vhd, open_vhd
 from vdisk.formats.vhd_create import VHD_OPTIONS, create_vhd
+from vdisk.formats.vhdx import Vhdx
+from vdisk.formats.vhdx_create import VHDX_OPTIONS, create_vhdx
+from vdisk.formats.vhdx_open import open_vhdx
 from vdisk.host import HostFile
 from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
@@ -56,6 +59,7 @@ FORMATS: dict[str, Format] = {
         # The same, where the user knows better than the creator's rule how large it is.
         Format("vhd-chs", partial(open_vhd, rule="chs"), stores_geometry=True),
         Format("vhd-current", partial(open_vhd, rule="current"), stores_geometry=True),
+        Format(Vhdx.name, open_vhdx, create_vhdx, (".vhdx",), VHDX_OPTIONS, overlays=True),
     )
 }  # fmt: skip
 """Each format by its name."""

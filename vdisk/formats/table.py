@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from threading import Lock
+from typing import Protocol
 
 from vdisk.host import HostFile
 from vdisk.plan import Put
@@ -23,18 +24,27 @@ PAGES_MAX = 256
 _CODES = {4: "I", 8: "Q"}
 
 
+class Reader(Protocol):
+    """What tables are read through."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset`."""
+
+
 class Table:
     """`entries` numbers of `width` bytes (4 or 8), from `host_offset` of `host` on.
 
+    They are read through `reader` where that is not the host as it is: a log may be to be replayed.
     The caller has made sure that they lie inside the file.  `get`, `peek` and `runs` may be called
     by any number of threads at once, also while one other sets entries.
     """
 
     def __init__(
         self, host: HostFile, host_offset: int, entries: int, *, width: int, byteorder: str,
-        pages_max: int = PAGES_MAX,
+        pages_max: int = PAGES_MAX, reader: Reader | None = None,
     ) -> None:
         self.host = host
+        self._reader = reader or host
         self.host_offset = host_offset
         self.entries = entries
         self._width = width
@@ -142,7 +152,7 @@ class Table:
         first = number * self._per_page
         count = min(self._per_page, self.entries - first)
         page = array(_CODES[self._width])
-        page.frombytes(self.host.read(self._place(first), count * self._width))
+        page.frombytes(self._reader.read(self._place(first), count * self._width))
         if self._swapped:
             page.byteswap()
         return page

@@ -28,9 +28,10 @@ from vdisk.errors import Corrupt, DiskError
 from vdisk.extent import Extent, Host, Kind
 from vdisk.formats import vhd_blocks, vhd_check, vhd_resize
 from vdisk.formats.base import ImageFormat, Opening, ParentReference, Problem
+from vdisk.formats.bits import runs
+from vdisk.formats.census import Census, Region, in_order, take_census
 from vdisk.formats.table import Table
-from vdisk.formats.vhd_bitmaps import SectorBitmaps, runs
-from vdisk.formats.vhd_census import Region, take_census
+from vdisk.formats.vhd_bitmaps import SectorBitmaps
 from vdisk.formats.vhd_fixed import FixedVhd, footer_info
 from vdisk.formats.vhd_footer import FOOTER_BYTES, Footer, Footers, VhdType, vhd_time
 from vdisk.formats.vhd_geometry import fitted_geometry
@@ -167,7 +168,7 @@ class Vhd(ImageFormat):
     def space(self) -> Space:
         """Where blocks can go.  Corrupt where the image cannot be written without damage."""
         if self._space is None:
-            census = take_census(self.table, self.stride, self.regions(), self.limit)
+            census = self.census()
             if census.problem is not None:
                 raise Corrupt(census.problem, path=self.host.path, hint="see vdisk check")
             tail = self.footers.tail_offset if self.footers.tail_is_good else None
@@ -204,9 +205,17 @@ class Vhd(ImageFormat):
     def take_census_again(self) -> None:
         """Blocks have moved or gone: find out anew what is in use."""
         if self._space is not None:
-            self._space.census = take_census(
-                self.table, self.stride, self.regions(), self.limit
-            )
+            self._space.census = self.census()
+
+    def census(self) -> Census:
+        """What of the file is in use, by looking at every entry."""
+        return take_census(self.places(), self.stride, self.regions(), self.limit)
+
+    def places(self) -> Iterator[int]:
+        """Where blocks are, as host offsets of their bitmaps, in order."""
+        return in_order(
+            [entry * SECTOR for entry in page if entry != FREE] for _, page in self.table.runs()
+        )
 
     def plan_first_write(self) -> Plan | None:
         """A copy of the footer that is not right is set right."""

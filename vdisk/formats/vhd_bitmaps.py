@@ -3,9 +3,8 @@
 The first sector is the highest bit of the first byte.  A sector whose bit is clear reads as the
 parent, or as zeros where there is none, whatever lies in its place.
 
-In memory a bitmap is a text of one "0" or "1" a sector, so that finding where a run ends is a
-search for a character, and it never changes: another one takes its place.  Of a block that is full,
-which most are, only that is kept.
+In memory a bitmap is a text (`bits`), and another one takes its place when it changes.  Of a block
+that is full, which most are, only that is kept.
 """
 
 from __future__ import annotations
@@ -115,17 +114,3 @@ class SectorBitmaps:
 
     def _unpacked(self, packed: bytes) -> str:
         return format(int.from_bytes(packed, "big"), f"0{self._bytes * 8}b")[: self._sectors]
-
-
-def runs(bits: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """(first sector, end, whether they hold data) of the runs in sectors [start, end)."""
-    while start < end:
-        stop = bits.find("0" if bits[start] == "1" else "1", start, end)
-        stop = end if stop < 0 else stop
-        yield start, stop, bits[start] == "1"
-        start = stop
-
-
-def with_set(bits: str, start: int, end: int) -> str:
-    """`bits` with those of sectors [start, end) set."""
-    return f"{bits[:start]}{'1' * (end - start)}{bits[end:]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from vdisk.formats.vhd_bitmaps import runs, with_set
+from vdisk.formats.bits import runs, with_set
 from vdisk.formats.vhd_header import FREE
 from vdisk.formats.vhd_space import Run
 from vdisk.plan import Barrier, Fill, Guest, Plan, Punch, Put, Step

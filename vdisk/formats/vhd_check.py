@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from vdisk.errors import Corrupt
 from vdisk.formats.base import Problem, ProblemKind
-from vdisk.formats.vhd_census import take_census
 from vdisk.formats.vhd_footer import FOOTER_BYTES
 from vdisk.formats.vhd_header import FREE
 from vdisk.formats.vhd_resize import close_gaps
@@ -25,7 +24,7 @@ def check(vhd: Vhd) -> Iterator[Problem]:
     for problem in _wrong_entries(vhd):
         is_wrong = True
         yield problem
-    census = take_census(vhd.table, vhd.stride, vhd.regions(), vhd.limit)
+    census = vhd.census()
     if census.problem is not None:
         if not is_wrong:
             yield Problem(ProblemKind.CORRUPTION, census.problem)

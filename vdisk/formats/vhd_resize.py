@@ -21,8 +21,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from vdisk.errors import InvalidArgument
+from vdisk.formats.census import Census, targets
 from vdisk.formats.vhd_blocks import zeroed
-from vdisk.formats.vhd_census import Census, sorted_places
 from vdisk.formats.vhd_fixed import check_size, resized_footer
 from vdisk.formats.vhd_footer import FOOTER_BYTES
 from vdisk.formats.vhd_header import BLOCKS_MAX, FREE, DynamicHeader, table_bytes
@@ -129,7 +129,7 @@ def _enlarge_table(vhd: Vhd, blocks: int) -> Plan:
 def _room_end(vhd: Vhd) -> int:
     """Where what follows the block table in the file begins."""
     end = vhd.header.table_end
-    blocks = (place * SECTOR for place in sorted_places(vhd.table) if place * SECTOR >= end)
+    blocks = (place for place in vhd.places() if place >= end)
     others = (start for start, _ in vhd.regions() if start >= end)
     assert vhd.space.tail is not None, "the first write has put one there"
     return min(chain(blocks, others, (vhd.space.tail,)))
@@ -217,8 +217,8 @@ def _drop(vhd: Vhd, blocks: int) -> Plan:
 
 def close_gaps(vhd: Vhd, census: Census) -> Plan | None:
     """Move the last blocks into gaps before them, some a plan; None where that is done."""
-    targets = list(_targets(vhd, census))
-    if not targets:
+    places = list(targets(census, vhd.stride, _MOVES_MAX))
+    if not places:
         return None
     waiting = vhd.plan_flush()
     if waiting is not None:
@@ -228,9 +228,9 @@ def close_gaps(vhd: Vhd, census: Census) -> Plan | None:
         for first, page in vhd.table.runs()
         for number, entry in enumerate(page) if entry != FREE
     )
-    last = nlargest(len(targets), blocks)
+    last = nlargest(len(places), blocks)
     moves = [
-        (index, place, target) for (place, index), target in zip(last, targets, strict=False)
+        (index, place, target) for (place, index), target in zip(last, places, strict=False)
         if target < place
     ]
     if not moves:
@@ -249,12 +249,3 @@ def close_gaps(vhd: Vhd, census: Census) -> Plan | None:
         vhd.take_census_again()
 
     return Plan(steps, done, exclusive=True)
-
-
-def _targets(vhd: Vhd, census: Census) -> Iterator[int]:
-    """Places in the gaps before the last block, the lowest first, no more than a plan moves."""
-    left = _MOVES_MAX
-    for low, high in reversed(census.gaps):
-        while low < census.last_block and high - low >= vhd.stride and left:
-            yield low
-            low, left = low + vhd.stride, left - 1

@@ -13,7 +13,7 @@ import errno
 from dataclasses import dataclass
 
 from vdisk.errors import HostError
-from vdisk.formats.vhd_census import Census
+from vdisk.formats.census import Census
 from vdisk.formats.vhd_footer import FOOTER_BYTES, Footer
 from vdisk.formats.vhd_header import bitmap_bytes
 from vdisk.host import HostFile

@@ -1,4 +1,4 @@
-"""What of a VHD file is in use: where blocks lie, what else does, and the gaps between."""
+"""What of an image file is in use: where blocks lie, what else does, and the gaps between."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 
-from vdisk.formats.table import Table
-from vdisk.formats.vhd_header import FREE
-from vdisk.units import SECTOR
-
-_SORTED_AT_ONCE = 1 << 19  # Entries that are numbers of Python's at one time: some 20 MB.
+_SORTED_AT_ONCE = 1 << 19  # So many are numbers of Python's at one time: some 20 MB.
 _GAPS_MAX = 1 << 12  # As many gaps as are remembered; the table is looked at again for more.
 
 Region = tuple[int, int]
@@ -22,7 +18,8 @@ Region = tuple[int, int]
 class Census:
     """`end` is the first byte past all in use; `last_block` where the last block begins, or -1.
 
-    `gaps` are [start, end) in bytes of room before `end` for at least one block, the lowest last.
+    `gaps` are [start, end) in bytes of room for at least one block, between the first block and
+    `end`, the lowest last: what is before the first one is its maker's layout.
     `problem` says what makes it impossible to write without damage, None where nothing does.
     """
 
@@ -32,34 +29,47 @@ class Census:
     problem: str | None = None
 
 
-def take_census(table: Table, stride: int, regions: Iterable[Region], limit: int) -> Census:
-    """Look at every entry.  `stride` is a block with its bitmap, `limit` the file's size; bytes."""
+def take_census(
+    places: Iterator[int], stride: int, regions: Iterable[Region], limit: int
+) -> Census:
+    """Look at every block: `places` is where they begin, in order, `stride` how long each is.
+
+    `regions` are what else is in the file, which ends at `limit`.  All of it in bytes.
+    """
     others = sorted(regions)
     end, last_block = 0, -1
     gaps: list[Region] = []
     problem = None
-    for start, stop, is_block in _in_order(sorted_places(table), stride, others):
+    for start, stop, is_block in _in_order(places, stride, others):
         if start < end:
             problem = problem or f"two structures both lie at byte {start} of the file"
-        if start - end >= stride and len(gaps) < _GAPS_MAX:
+        if start - end >= stride and last_block >= 0 and len(gaps) < _GAPS_MAX:
             gaps.append((end, start))
         if is_block:
             last_block = start
         end = max(end, stop)
     if end > limit:
-        problem = f"its block table names places up to byte {end}, and the file ends at {limit}"
+        problem = f"its tables name places up to byte {end}, and the file ends at {limit}"
     gaps.reverse()
     return Census(end, last_block, gaps, problem)
 
 
-def sorted_places(table: Table) -> Iterator[int]:
-    """The entries that are places, in sectors, in order."""
+def targets(census: Census, stride: int, count_max: int) -> Iterator[int]:
+    """At most `count_max` places for blocks in the gaps before the last block, in order."""
+    for low, high in reversed(census.gaps):
+        while low < census.last_block and high - low >= stride and count_max:
+            yield low
+            low, count_max = low + stride, count_max - 1
+
+
+def in_order(numbers: Iterable[Iterable[int]]) -> Iterator[int]:
+    """All the numbers (below 2**64) of these groups, sorted, in little memory."""
     chunks: list[array[int]] = []
     pending: list[int] = []
-    for _, page in table.runs():
-        pending.extend(entry for entry in page if entry != FREE)
+    for group in numbers:
+        pending.extend(group)
         if len(pending) >= _SORTED_AT_ONCE:
-            chunks.append(array("I", sorted(pending)))
+            chunks.append(array("Q", sorted(pending)))
             pending.clear()
     if not chunks:
         return iter(sorted(pending))
@@ -73,11 +83,10 @@ def _in_order(
     rest = iter(others)
     other = next(rest, None)
     for place in places:
-        start = place * SECTOR
-        while other is not None and other[0] <= start:
+        while other is not None and other[0] <= place:
             yield *other, False
             other = next(rest, None)
-        yield start, start + stride, True
+        yield place, place + stride, True
     while other is not None:
         yield *other, False
         other = next(rest, None)
