@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -187,6 +188,7 @@ class FileSystem:
         self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
         self._growth_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
+        self._refresh_locks: WeakKeyDictionary[DiskNode, trio.Lock] = WeakKeyDictionary()
         self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle, a use or a drop ends.
 
     # Names
@@ -243,8 +245,11 @@ class FileSystem:
     async def _refresh(self, node: DiskNode) -> None:
         if node.views.bypassed:
             node.stale = True  # It may have been written where we do not see it.
-        if node.stale and not node.removed:
-            await self.in_thread(node, node.refresh)
+        lock = self._refresh_locks.setdefault(node, trio.Lock())
+        if node.stale or lock.locked():  # Who comes while the table is read needs it as well.
+            async with lock:
+                if node.stale and not node.removed:
+                    await self.in_thread(node, node.refresh)
 
     def open_folder(self, inode: int) -> int:
         """A handle for `entries`; `release_folder` ends it."""
