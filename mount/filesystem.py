@@ -519,6 +519,8 @@ class FileSystem:
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write what fits; the bytes written.  OutOfRange where none does."""
+        if self.write_now(handle, offset, data):
+            return len(data)
         opened = self.open_file(handle)
         view = opened.view
         room = view.size - offset
@@ -529,10 +531,7 @@ class FileSystem:
                 raise OutOfRange("the disk ends here", path=opened.node.name)
             data = memoryview(data)[:room]
         async with self.changing(opened, offset, len(data)):
-            if view.try_write(offset, data):
-                on_begin.get()()
-            else:
-                await self.in_thread(opened.node, view.disk.write, view.start + offset, data)
+            await self.in_thread(opened.node, view.disk.write, view.start + offset, data)
         return len(data)
 
     def write_here(self, handle: int, offset: int, data: bytes | memoryview) -> int | None:
