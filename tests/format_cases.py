@@ -63,7 +63,16 @@ CASES = [
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vdi", 64 * KIB, {"block-size": "64K"}, layers=2),
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}, layers=4),
-]
+    FormatCase("vmdk", 64 * KIB, witness=qemu_check),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "monolithicFlat"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentSparse", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentFlat", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", 64 * KIB, {"zeroed-grain": "on"}, layers=2),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, layers=4),
+]  # fmt: skip
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 """Those that a machine of many steps can go through in no time."""
@@ -105,7 +114,8 @@ def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> S
 def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) -> Path:
     """A new image of that kind, empty or an overlay."""
     new = plan_disk(size_bytes=size, chs="1/1/3")
-    options = {"block-size": case.options["block-size"]} if parent else case.options
+    options = {name: value for name, value in case.options.items()
+               if parent is None or name != "subformat"}  # An overlay is never flat or fixed.
     create_image(
         path, type(new)(new.size_bytes, new.geometry, True, case.format, options, parent)
     )

@@ -21,7 +21,12 @@ from harness import Mounted, Person
 MIB = 1 << 20
 
 # As qemu-img is asked to make them.
-FORMATS = {"vdi": "vdi", "vdi of fixed size": "vdi -o static=on"}
+FORMATS = {
+    "vdi": "vdi",
+    "vdi of fixed size": "vdi -o static=on",
+    "vmdk": "vmdk",
+    "vmdk in flat files": "vmdk -o subformat=twoGbMaxExtentFlat",
+}
 
 
 @pytest.fixture(params=FORMATS)

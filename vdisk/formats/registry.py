@@ -17,6 +17,9 @@ from vdisk.formats.creation import Creation, Option
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
+from vdisk.formats.vmdk import Vmdk
+from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
+from vdisk.formats.vmdk_open import open_vmdk
 from vdisk.host import HostFile
 from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
@@ -44,6 +47,10 @@ FORMATS: dict[str, Format] = {
         Format(Raw.name, open_raw, create_raw),
         Format(
             Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
+            stores_geometry=True, overlays=True,
+        ),
+        Format(
+            Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
             stores_geometry=True, overlays=True,
         ),
     )
@@ -75,6 +82,7 @@ _SIGNATURES = (
     _Signature(0, b"KDMV", "vmdk"),
     _Signature(0, b"COWD", "vmdk"),
     _Signature(0, b"# Disk DescriptorFile", "vmdk"),
+    _Signature(0, b"\xbe\xba\xfe\xca\0\0\0\0", "vmdk"),
     _Signature(0, b"QED\0", "qed"),
     _Signature(0, b"WithoutFreeSpace", "parallels"),
     _Signature(0, b"WithouFreSpacExt", "parallels"),
