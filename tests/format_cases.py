@@ -132,3 +132,21 @@ def empty_disk(folder: Path, case: FormatCase, size: int) -> Iterator[Disk]:
         yield disk
     with open_image(path, writable=False) as disk:
         assert list(disk.image.check()) == []
+
+
+def scattered(disk: Disk, content: bytearray, random: Random, count: int) -> None:
+    """Write, zero and discard random ranges, many unaligned, of the disk and of `content`."""
+    for _ in range(count):
+        offset = random.randrange(len(content))
+        length = min(random.randrange(1, 3 * MIB), len(content) - offset)
+        block = random.randbytes(length)
+        match random.randrange(4):
+            case 0:
+                disk.discard(offset, length)
+                block = bytes(length)
+            case 1:
+                disk.zero(offset, length)
+                block = bytes(length)
+            case _:
+                disk.write(offset, block)
+        content[offset : offset + length] = block

@@ -13,6 +13,8 @@ from vdisk.formats.table import _CODES, _PAGE_BYTES, PAGES_MAX, Table
 from vdisk.host import HostFile
 from vdisk.plan import Put
 
+_FEW = 16  # No more are compared one by one.
+
 Directory = Callable[[int], int]
 """The host offset of the part of that number, 0 where there is none.  Raises as `map` does."""
 
@@ -36,6 +38,32 @@ class ScatteredTable(Table):
         self.part_entries = part_entries
         self._directory = directory
         self._copies = copies
+
+    def run(self, index: int, limit: int, step: int) -> int:
+        """How many entries from `index` on, each `step` more than the one before, are in a row.
+
+        At least 1 and at most `limit`; a run ends with its page, so this takes little time.
+        """
+        number, at = divmod(index, self._per_page)
+        page = self._pages.get(number)
+        if page is None:
+            page = self._load(number)
+        entry, end = page[at], min(at + limit, len(page))
+        if end - at > _FEW and page[at:end] == self._expected(entry, end - at, step):
+            return end - at
+        stop = at + 1
+        while stop < end and page[stop] == entry + step * (stop - at):
+            stop += 1
+        return stop - at
+
+    def _expected(self, entry: int, count: int, step: int) -> array[int] | None:
+        code = _CODES[self._width]
+        if step == 0:
+            return array(code, [entry]) * count
+        last = entry + step * (count - 1)
+        if last >= 1 << 8 * self._width:
+            return None
+        return array(code, range(entry, last + 1, step))
 
     def puts(self, index: int, values: Iterable[int]) -> Iterator[Put]:
         """The steps that write `values`, all of one part, as the entries from `index` on.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vdisk.errors import InvalidArgument
@@ -24,7 +23,10 @@ from vdisk.formats.vmdk_header import (
     Flag,
     SparseHeader,
 )
+from vdisk.geometry import Geometry
 from vdisk.host import HostFile
+from vdisk.image_geometry import vmdk_geometry
+from vdisk.translation import fixed_heads
 from vdisk.units import MIB, SECTOR
 
 if TYPE_CHECKING:
@@ -136,11 +138,20 @@ def _descriptor(creation: Creation, lines: tuple[ExtentLine, ...]) -> Descriptor
     for name in (*(line.name or "" for line in lines), *(parent or ())[:1]):
         if any(char in str(name) for char in '"\n\r\0'):
             raise InvalidArgument(f"a VMDK cannot name a file {name!r}", path=creation.host.path)
+    adapter = creation.options["adapter-type"]
     return new_descriptor(
-        creation.options["subformat"], lines, creation.geometry,
-        adapter_type=creation.options["adapter-type"],
+        creation.options["subformat"], lines, _geometry(creation, adapter),
+        adapter_type=adapter,
         hardware_version=creation.options["hwversion"], parent=parent,
     )
+
+
+def _geometry(creation: Creation, adapter: str) -> Geometry:
+    """As given; else as others make it for that controller: SCSI disks have 255 heads."""
+    usual = fixed_heads(creation.size // SECTOR, 16, 63).geometry()
+    if creation.geometry_given or creation.geometry != usual:
+        return creation.geometry
+    return vmdk_geometry(creation.size // SECTOR, adapter).geometry() or creation.geometry
 
 
 def new_header(
@@ -200,7 +211,3 @@ def write_sparse(
         host.write(header.descriptor * SECTOR, descriptor.encoded())
     host.write(0, header.pack())  # Last: until now it is no VMDK.
 
-
-def split_stem(name: str) -> str:
-    """The stem that the files of extents are called by, of a descriptor called `name`."""
-    return Path(name).stem

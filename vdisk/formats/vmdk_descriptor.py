@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import SystemRandom
 
 from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat
@@ -27,12 +27,17 @@ NO_PARENT = 0xFFFFFFFF
 SECTORS_MAX = SIZE_BYTES_MAX // SECTOR
 """No disk is larger."""
 
-_LINE = re.compile(r"^[ \t]*([A-Za-z][\w.:-]*)[ \t]*=[ \t]*(?:\"([^\"\n]*)\"|([^\"\s]*))[ \t\r]*$",
-                   re.MULTILINE)  # fmt: skip
+_LINE = re.compile(
+    r"^[ \t]*([A-Za-z][\w.:-]*)[ \t]*=[ \t]*(?:\"([^\"\n]*)\"|([^\"\s]*))[ \t]*(?=\r?$)",
+    re.MULTILINE,
+)
 _EXTENT = re.compile(
     r"^[ \t]*(RW|RDONLY|NOACCESS)[ \t]+(\d{1,20})[ \t]+([A-Z0-9]+)"
-    r"(?:[ \t]+\"([^\"\n]*)\"(?:[ \t]+(\d{1,20}))?)?[^\n]*$",
+    r"(?:[ \t]+\"([^\"\n]*)\"(?:[ \t]+(\d{1,20}))?)?[^\r\n]*",
     re.MULTILINE,
+)
+_EXTENT_NAME = re.compile(
+    r".+-(?:flat|delta|sesparse|ctk|rdmp?|[sf]\d{3,})\.vmdk", re.IGNORECASE | re.DOTALL
 )
 _GEOMETRY = ("ddb.geometry.cylinders", "ddb.geometry.heads", "ddb.geometry.sectors")
 
@@ -223,9 +228,12 @@ def new_descriptor(
     return Descriptor.of(text).with_new_cid()
 
 
-def resized(line: ExtentLine, sectors: int) -> ExtentLine:
-    """The line for `sectors` of the disk."""
-    return replace(line, sectors=sectors)
+def is_extent_name(name: str) -> bool:
+    """Whether a file of that name is by convention an extent, or the record of changes of one.
+
+    Such a file is no image: its bytes belong to the one whose descriptor names it.
+    """
+    return _EXTENT_NAME.fullmatch(name) is not None
 
 
 def extents_of(descriptor: Descriptor) -> Iterator[tuple[int, ExtentLine]]:

@@ -75,13 +75,13 @@ def read_descriptor(host: HostFile) -> tuple[DescriptorPlace, Descriptor, Sparse
     header = SparseHeader.read(host)
     if header.is_cowd:
         return DescriptorPlace(host, 0, 0), _descriptor_of_cowd(host, header), header
-    if not header.descriptor:
+    offset, room = header.descriptor * SECTOR, header.descriptor_sectors * SECTOR
+    raw = host.read(offset, min(room, DESCRIPTOR_BYTES_MAX))
+    if not offset or not raw.rstrip(b"\0"):
         raise InvalidFormat(
             "is one extent of a VMDK, without its descriptor", path=host.path,
             hint="open the file that names it: the one without -s001 and the like",
         )
-    offset, room = header.descriptor * SECTOR, header.descriptor_sectors * SECTOR
-    raw = host.read(offset, min(room, DESCRIPTOR_BYTES_MAX))
     return DescriptorPlace(host, offset, room), Descriptor.parse(raw, host.path), header
 
 

@@ -112,11 +112,9 @@ class SparseExtent(DiskExtent):
         while index < end:
             entry = self.table.get(index)
             first = index
-            index += 1
             step = 0 if entry in (FREE, self.zero_entry) else grain
-            if not (step and self.is_compressed):
-                while index < end and self.table.get(index) == entry + step * (index - first):
-                    index += 1
+            is_one = bool(step) and self.is_compressed
+            index += 1 if is_one else self.table.run(index, end - index, step)
             at = self.start + first * unit
             run_end = min(self.start + index * unit, self.end)
             yield from self._run(entry, max(at, offset), run_end, at)
