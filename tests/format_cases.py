@@ -63,7 +63,16 @@ CASES = [
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vdi", 64 * KIB, {"block-size": "64K"}, layers=2),
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}, layers=4),
-]
+    FormatCase("vmdk", 64 * KIB, witness=qemu_check),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "monolithicFlat"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentSparse", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentFlat", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", 64 * KIB, {"zeroed-grain": "on"}, layers=2),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, layers=4),
+]  # fmt: skip
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 """Those that a machine of many steps can go through in no time."""
@@ -105,7 +114,8 @@ def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> S
 def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) -> Path:
     """A new image of that kind, empty or an overlay."""
     new = plan_disk(size_bytes=size, chs="1/1/3")
-    options = {"block-size": case.options["block-size"]} if parent else case.options
+    options = {name: value for name, value in case.options.items()
+               if parent is None or name != "subformat"}  # An overlay is never flat or fixed.
     create_image(
         path, type(new)(new.size_bytes, new.geometry, True, case.format, options, parent)
     )
@@ -122,3 +132,21 @@ def empty_disk(folder: Path, case: FormatCase, size: int) -> Iterator[Disk]:
         yield disk
     with open_image(path, writable=False) as disk:
         assert list(disk.image.check()) == []
+
+
+def scattered(disk: Disk, content: bytearray, random: Random, count: int) -> None:
+    """Write, zero and discard random ranges, many unaligned, of the disk and of `content`."""
+    for _ in range(count):
+        offset = random.randrange(len(content))
+        length = min(random.randrange(1, 3 * MIB), len(content) - offset)
+        block = random.randbytes(length)
+        match random.randrange(4):
+            case 0:
+                disk.discard(offset, length)
+                block = bytes(length)
+            case 1:
+                disk.zero(offset, length)
+                block = bytes(length)
+            case _:
+                disk.write(offset, block)
+        content[offset : offset + length] = block

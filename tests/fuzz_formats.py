@@ -10,7 +10,7 @@ import resource
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -19,6 +19,8 @@ import qemu
 from vdisk.create import create_image, plan_disk
 from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
 from vdisk.formats.registry import FORMATS
+from vdisk.formats.vmdk_stream import pack_grain, stream_optimized
+from vdisk.geometry import Geometry
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.parents import opening
@@ -35,7 +37,7 @@ class Seed:
     """A real image: `make(path)` makes it; `regions` are (offset, length) of headers and tables.
 
     A negative offset counts from the end of the file.  `count` is how many mutations the suite
-    tries; fewer of an image whose parent has to be found each time.
+    tries; fewer of an image whose parent has to be found each time.  The slow tests try `many`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Seed:
     regions: tuple[tuple[int, int], ...]
     count: int = 95_000
     byteorder: str = "<"
+    many: int = 100_000
 
 
 def _vdi_of_qemu(path: Path) -> None:
@@ -59,12 +62,41 @@ def _vdi_overlay(path: Path) -> None:
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
 
 
+def _vmdk_of_qemu(path: Path) -> None:
+    qemu.create(path, "vmdk", 8 << 20)
+    qemu.scatter(path, "vmdk", bytearray(8 << 20), Random(0), 5)
+
+
+def _vmdk_stream(path: Path) -> None:
+    """128 KiB of the first and second grain of three, compressed, behind a footer."""
+    packed = [(0, pack_grain(0, b"a" * 1000)), (1 << 16, pack_grain(1 << 16, b"b" * 1000))]
+    parts = stream_optimized(3 << 16, packed, file_name="d", geometry=Geometry(1, 4, 17))
+    path.write_bytes(b"".join(parts))
+
+
+def _vmdk_overlay(path: Path) -> None:
+    base = path.with_name("base.vmdk")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"subformat": "twoGbMaxExtentFlat"}
+    create_image(path.with_name("flat.vmdk"), replace(new, options=options))
+    create_image(path, replace(new, parent=base, options={"zeroed-grain": "on"}))
+
+
+_VMDK_HEADER = (0, 80)
+_VMDK_DESCRIPTOR = (512, 400)
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
-)
+    Seed("vmdk of qemu", "vmdk", _vmdk_of_qemu,
+         (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000),
+    Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500),
+    Seed("vmdk stream", "vmdk", _vmdk_stream,
+         (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000),
+)  # fmt: skip
 
 
 def mutated(

@@ -21,10 +21,20 @@ from harness import Mounted, Person
 MIB = 1 << 20
 
 # As qemu-img is asked to make them.
-FORMATS = {"vdi": "vdi", "vdi of fixed size": "vdi -o static=on"}
+FORMATS = {
+    "vdi": "vdi",
+    "vdi of fixed size": "vdi -o static=on",
+    "vmdk": "vmdk",
+    "vmdk in flat files": "vmdk -o subformat=monolithicFlat",
+}
 
 
-@pytest.fixture(params=FORMATS)
+RARE = {"vmdk in flat files"}
+
+
+@pytest.fixture(
+    params=[pytest.param(f, marks=pytest.mark.slow) if f in RARE else f for f in FORMATS]
+)
 def image(request: pytest.FixtureRequest, person: Person, place: Path) -> Path:
     """An empty image of 400 MiB."""
     words = FORMATS[request.param].split()
@@ -94,7 +104,8 @@ def test_what_a_mounted_image_shows_is_what_qemu_sees(
         lines = (disk.parent / ".vdisk/disk/map").read_text().splitlines()
         start, _, rest = lines[-1].partition("..")
         assert int(start) <= 399 * MIB
-        assert rest.startswith(f"{400 * MIB} -> {image} ")
+        # In the image, or in one of its extents.
+        assert rest.startswith(f"{400 * MIB} -> {image.with_suffix('')}")
         assert rest.endswith(" data")
 
     person.does(look)
@@ -103,6 +114,43 @@ def test_what_a_mounted_image_shows_is_what_qemu_sees(
         check=False,
     )  # fmt: skip
     assert "lock" in refused.stderr + refused.stdout
+
+
+def test_a_disk_that_is_in_several_files_has_the_space_and_time_of_all_of_them(
+    person: Person, place: Path, mounts: Callable[..., Mounted]
+) -> None:
+    image = place / "disk.vmdk"
+    line = ["qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat"]
+    person.run(*line, image, "20M")
+    disk = mounts(image) / "disk"
+
+    def look() -> None:
+        before = disk.stat()
+        with disk.open("r+b", buffering=0) as file:
+            file.write(b"x" * MIB)
+            os.fsync(file.fileno())
+        after = disk.stat()
+        assert before.st_blocks * 512 < MIB <= after.st_blocks * 512
+        assert after.st_mtime_ns > before.st_mtime_ns
+        assert after.st_size == 20 * MIB
+
+    person.does(look)
+
+
+def test_a_disk_that_is_only_read_looks_like_it(
+    person: Person, place: Path, mounts: Callable[..., Mounted]
+) -> None:
+    plain, image = place / "plain.img", place / "disk.vmdk"
+    person.run("sh", "-c", f"yes | head -c 3M > {plain}")
+    line = ["qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+    person.run(*line, plain, image)
+    disk = mounts(image) / "disk"
+    assert person.run("stat", "-c", "%a", disk).stdout == b"444\n"
+    person.run("cmp", disk, plain)
+    # Root is let through by the kernel, and told by the disk.
+    told = person.run("dd", f"of={disk}", "if=/dev/zero", "count=1", "conv=notrunc", check=False)
+    why = "Read-only file system" if person.is_root else "Permission denied"
+    assert why.encode() in told.stderr
 
 
 def test_a_daemon_that_is_killed_has_lost_no_write(

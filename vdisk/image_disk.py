@@ -18,7 +18,7 @@ from threading import Lock
 
 from vdisk.codec import DecodedUnits
 from vdisk.disk import SIZE_MAX, Disk
-from vdisk.errors import DiskError, HostError, InvalidArgument
+from vdisk.errors import DiskError, HostError, InvalidArgument, ReadOnly
 from vdisk.extent import Extent, Host, Kind, merged, pieces
 from vdisk.formats.base import ImageFormat, Problem
 from vdisk.gate import Gate
@@ -53,7 +53,7 @@ class ImageDisk(Disk):
         self.image = image
         self.address = address
         self.sector_size = sector_size
-        self.read_only = read_only
+        self.read_only = read_only or image.unwritable is not None
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
@@ -116,6 +116,15 @@ class ImageDisk(Disk):
         return decoded[unit.skip : unit.skip + extent.length]
 
     # Changing
+
+    def check_writable(self) -> None:
+        """As `Disk.check_writable`, saying why where it is the image that cannot be written."""
+        if self.image.unwritable is not None:
+            raise ReadOnly(
+                self.image.unwritable, path=self.address,
+                hint="write to an overlay of it, or to a copy in another format",
+            )
+        super().check_writable()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self._change(Write(offset, len(data), memoryview(data)))

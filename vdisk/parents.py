@@ -47,11 +47,30 @@ def opening(host: HostFile, allowed: tuple[Path, ...] = (), *, lock: bool = True
 
 
 def _opening(host: HostFile, chain: _Chain) -> Opening:
-    return Opening(partial(_open_parent, host, chain), partial(_open_file, host, chain))
+    return Opening(
+        partial(_open_parent, host, chain), partial(_open_file, host, chain),
+        partial(_make_file, host),
+    )
 
 
 def _open_file(child: HostFile, chain: _Chain, name: str) -> HostFile:
     return _open_named(child, chain, name, writable=child.writable)
+
+
+def _make_file(image: HostFile, name: str) -> HostFile:
+    folder = _folder(image)
+    host = HostFile.create(folder / name, stat.S_IMODE(image.stat().st_mode))
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        host.path.unlink(missing_ok=True)
+        host.close()
+        raise HostError.of(error, "make durable", folder) from error
+    return host
 
 
 def _open_parent(child: HostFile, chain: _Chain, reference: ParentReference) -> ImageDisk:

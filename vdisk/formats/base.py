@@ -67,6 +67,9 @@ class ImageFormat(ABC):
     sector_size: int | None = None
     parent: ImageDisk | None = None
 
+    unwritable: str | None = None
+    """Why the image is only read, however it was opened ("is …"); None where it can be written."""
+
     # Where bytes are
 
     @abstractmethod
@@ -167,13 +170,18 @@ class ImageFormat(ABC):
 
     def beneath(self, offset: int, length: int) -> Iterator[Extent]:
         """The map of a range that this image does not hold: the parent's bytes, then zeros."""
-        end = offset + length
-        if self.parent is not None and offset < self.parent.size:
-            middle = min(end, self.parent.size)
-            yield Extent(offset, middle - offset, Kind.PARENT, self.parent, offset)
-            offset = middle
-        if offset < end:
-            yield Extent(offset, end - offset, Kind.ZERO)
+        return beneath(self.parent, offset, length)
+
+
+def beneath(parent: ImageDisk | None, offset: int, length: int) -> Iterator[Extent]:
+    """The map of a range of `parent` and past its end: its bytes, then zeros."""
+    end = offset + length
+    if parent is not None and offset < parent.size:
+        middle = min(end, parent.size)
+        yield Extent(offset, middle - offset, Kind.PARENT, parent, offset)
+        offset = middle
+    if offset < end:
+        yield Extent(offset, end - offset, Kind.ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +207,15 @@ class Opening:
     `open_parent` opens what a reference names, read-only, and raises NotFound, NotPermitted (it
     lies outside the folders that are allowed), Corrupt (a loop, too deep) and what opening raises.
     `open_file` opens another file that the image names as its own, in its own folder, writable
-    where the image is; it raises the same.  An opener that raises closes what it has opened by
-    these; once the image is open, its disk closes `hosts()` and `parent`.
+    where the image is; it raises the same.  `make_file` makes another such file, empty and locked,
+    whose name outlives a loss of power; it raises Exists and HostError.  An opener that raises
+    closes what it has opened by these; once the image is open, its disk closes `hosts()` and
+    `parent`.
     """
 
     open_parent: Callable[[ParentReference], ImageDisk]
     open_file: Callable[[str], HostFile]
+    make_file: Callable[[str], HostFile]
 
 
 def problem_limit(problems: Iterator[Problem], count_max: int = 10_000) -> Iterator[Problem]:

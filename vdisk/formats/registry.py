@@ -17,6 +17,10 @@ from vdisk.formats.creation import Creation, Option
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
+from vdisk.formats.vmdk import Vmdk
+from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
+from vdisk.formats.vmdk_descriptor import is_extent_name
+from vdisk.formats.vmdk_open import open_vmdk
 from vdisk.host import HostFile
 from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
@@ -27,6 +31,7 @@ class Format:
 
     `create` is None where it is not made here.  `extensions` are the file names that mean it when
     a disk is created.  `stores_geometry` as the format's own: else it is kept beside the image.
+    `is_part` tells the names of files that are parts of an image and none themselves.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Format:
     options: tuple[Option, ...] = ()
     stores_geometry: bool = False
     overlays: bool = False
+    is_part: Callable[[str], bool] = lambda name: False
 
 
 FORMATS: dict[str, Format] = {
@@ -46,9 +52,18 @@ FORMATS: dict[str, Format] = {
             Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
             stores_geometry=True, overlays=True,
         ),
+        Format(
+            Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
+            stores_geometry=True, overlays=True, is_part=is_extent_name,
+        ),
     )
 }  # fmt: skip
 """Each format by its name."""
+
+def is_part(name: str) -> bool:
+    """Whether a file of that name is a part of an image in several files, and none itself."""
+    return any(entry.is_part(name) for entry in FORMATS.values())
+
 
 IMAGE_EXTENSIONS = (
     ".img", ".raw", ".ima", ".image", ".dd", ".dsk", ".flp", ".vfd", ".hdd", ".hda", ".hdf",
@@ -75,6 +90,7 @@ _SIGNATURES = (
     _Signature(0, b"KDMV", "vmdk"),
     _Signature(0, b"COWD", "vmdk"),
     _Signature(0, b"# Disk DescriptorFile", "vmdk"),
+    _Signature(0, b"\xbe\xba\xfe\xca\0\0\0\0", "vmdk"),
     _Signature(0, b"QED\0", "qed"),
     _Signature(0, b"WithoutFreeSpace", "parallels"),
     _Signature(0, b"WithouFreSpacExt", "parallels"),

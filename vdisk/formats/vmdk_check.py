@@ -1,0 +1,141 @@
+"""What is wrong with a VMDK's structure: its grain tables, and what its descriptor says of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from vdisk.formats.base import Problem, ProblemKind
+from vdisk.formats.vmdk_header import FREE
+from vdisk.formats.vmdk_sparse import SparseExtent
+from vdisk.plan import Plan
+from vdisk.units import SECTOR
+
+if TYPE_CHECKING:
+    from vdisk.formats.vmdk import Vmdk
+
+_CELLS_AT_ONCE = 1 << 26  # A byte each.
+
+
+def check(vmdk: Vmdk) -> Iterator[Problem]:
+    """Grains in each other's place or in nobody's, copies that differ, space that is lost."""
+    for number, extent in vmdk.sparse_extents:
+        name = f"extent {number}: " if len(vmdk.extents) > 1 else ""
+        for problem in _Checker(extent).problems():
+            yield replace(problem, message=name + problem.message)
+    yield from _wrong_descriptor(vmdk)
+
+
+def _wrong_descriptor(vmdk: Vmdk) -> Iterator[Problem]:
+    """The descriptor in an extent says how large it is, which only the header is believed about."""
+    lines = vmdk.descriptor.extents
+    for number, extent in vmdk.sparse_extents:
+        if number >= len(lines) or extent.host is not vmdk.place.host:
+            continue
+        sectors = extent.length // SECTOR
+        if lines[number].sectors != sectors:
+            right = vmdk.descriptor.with_extent(number, replace(lines[number], sectors=sectors))
+            yield Problem(
+                ProblemKind.UNCLEAN,
+                f"the descriptor says {lines[number].sectors} sectors, the header {sectors}",
+                None if vmdk.unwritable else vmdk.put_descriptor(right),
+            )
+
+
+class _Checker:
+    """One sparse extent, looked at all over: each grain table once."""
+
+    def __init__(self, extent: SparseExtent) -> None:
+        self.extent = extent
+        self.unit = extent.header.grain * SECTOR
+        self.size = extent.host.size()
+        self.wrong_tables: set[int] = set()  # Sectors named twice, or past the end.
+
+    def problems(self) -> Iterator[Problem]:
+        """All of the extent's, the tables' own first."""
+        yield from self._wrong_tables()
+        for start in range(0, -(-self.size // self.unit), _CELLS_AT_ONCE):
+            yield from self._wrong_grains(start)
+        if not self.extent.is_written and not self.extent.is_compressed:
+            yield from self._left_by_a_crash()
+
+    def _wrong_tables(self) -> Iterator[Problem]:
+        sectors = array("I")
+        for _, page in self.extent.directory.runs():
+            sectors.extend(entry for entry in page if entry)
+        ordered = sorted(sectors)
+        table_bytes = self.extent.header.table_entries * 4
+        for sector, following in pairwise([*ordered, -1]):
+            if sector == following:
+                message = f"two grain tables are said to be at sector {sector}"
+            elif sector * SECTOR + table_bytes > self.size:
+                message = f"a grain table is said to be at sector {sector}, past the file's end"
+            else:
+                continue
+            if sector not in self.wrong_tables:
+                self.wrong_tables.add(sector)
+                yield Problem(ProblemKind.CORRUPTION, message)
+
+    def _tables(self) -> Iterator[tuple[int, array[int]]]:
+        """(index of the first entry, entries) of every grain table that is somewhere."""
+        entries = self.extent.header.table_entries
+        for first, page in self.extent.directory.runs():
+            for number, sector in enumerate(page):
+                if sector and sector not in self.wrong_tables:
+                    part = first + number
+                    yield from self.extent.table.runs(part * entries, (part + 1) * entries)
+
+    def _wrong_grains(self, start: int) -> Iterator[Problem]:
+        """Entries that name no grain, or one in another's place, from grain `start` of the file on.
+
+        Two grains that begin within one grain's length of the file overlap.
+        """
+        extent, unit = self.extent, self.unit // SECTOR
+        seen = bytearray(min(_CELLS_AT_ONCE, -(-self.size // self.unit) - start))
+        for first, page in self._tables():
+            if not any(page):
+                continue
+            for number, entry in enumerate(page):
+                if entry in (FREE, extent.zero_entry):
+                    continue
+                if entry < extent.first_place or entry * SECTOR >= self.size:
+                    if start == 0:
+                        yield _corruption(first + number, entry, "which is no grain's place")
+                    continue
+                cell = entry // unit - start
+                if extent.is_compressed or not 0 <= cell < len(seen):
+                    continue
+                if seen[cell]:
+                    yield _corruption(first + number, entry, "where another one is")
+                seen[cell] = 1
+
+    def _left_by_a_crash(self) -> Iterator[Problem]:
+        """Copies of tables that differ, a mark, and space at the end that nothing uses."""
+        extent = self.extent
+        pages = (page for page in self._tables() if extent.copy_put(*page) is not None)
+        differ = next(pages, None)
+        if differ is not None:
+            puts = (put for page in self._tables() if (put := extent.copy_put(*page)) is not None)
+            yield Problem(
+                ProblemKind.UNCLEAN,
+                f"the copy of grain table {differ[0] // extent.header.table_entries} differs",
+                Plan(puts),
+            )
+        end = extent.used_end(self._tables())
+        if end + 2 * self.unit < self.size:
+            yield Problem(
+                ProblemKind.UNCLEAN if extent.header.unclean else ProblemKind.LEAK,
+                f"{self.size - end} bytes at the end of the file belong to nothing",
+                None if extent.host.is_block else extent.plan_cut(end),
+            )
+        if extent.header.unclean:
+            yield Problem(
+                ProblemKind.UNCLEAN, "its last writer did not close it", extent.plan_begin()
+            )
+
+
+def _corruption(grain: int, entry: int, what: str) -> Problem:
+    return Problem(ProblemKind.CORRUPTION, f"grain {grain} is said to be at sector {entry}, {what}")
