@@ -470,6 +470,8 @@ class FileSystem:
         host, base = node.disk.window() or (None, 0)
         if self.back is None or host is None or base != 0 or host.is_block:
             return Backing()
+        if host.size() != node.disk.size:  # The kernel would read on, into a footer.
+            return Backing()
         return self.back(host)
 
     async def _open_report(self, inode: int, kind: NodeKind) -> Opened:

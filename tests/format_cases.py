@@ -28,7 +28,8 @@ class FormatCase:
     """One kind of image.
 
     `boundary` is the block, cluster or grain in bytes.  `layers` is how many images there are, one
-    on top of the other.  `witness` checks the closed image, by another program where one opens it.
+    on top of the other.  `witness` checks the closed image, by another program where one opens it;
+    `crash_witness` one that was open when the power was lost, where less can be asked of it.
     `tolerates` says which error of `qemu-img check` a crash may leave until the next writer.
     """
 
@@ -39,6 +40,7 @@ class FormatCase:
     size_unit: int = 512
     resizes: bool = True
     witness: Callable[[Path], None] | None = None
+    crash_witness: Callable[[Path], None] | None = None
     tolerates: Callable[[str], bool] = lambda line: False
 
     def __str__(self) -> str:
@@ -49,6 +51,27 @@ class FormatCase:
 def qemu_check(path: Path) -> None:
     """By the file's own format."""
     qemu.check(path, path.suffix[1:])
+
+
+def qemu_reads(path: Path) -> None:
+    """Of a format that qemu-img cannot check: what it reads, and how much, is what is read here."""
+    with open_image(path, writable=False) as disk:
+        qemu.expect(path, path.suffix[1:], disk.read(0, disk.size), "-U")
+
+
+def qemu_reads_no_less(path: Path) -> None:
+    """As `qemu_reads`, but what was not flushed may be zeros here and not there.
+
+    QEMU looks at no sector bitmap, and here a new block's bitmap may have been lost with the power.
+    """
+    with open_image(path, writable=False) as disk:
+        ours = disk.read(0, disk.size)
+    plain = path.with_name("plain.img")
+    qemu.qemu("qemu-img", "convert", "-f", qemu.qemu_name(path.suffix[1:]), path, plain)
+    theirs = plain.read_bytes()
+    assert len(ours) == len(theirs)
+    for at in range(0, len(ours), 512):
+        assert ours[at : at + 512] in (theirs[at : at + 512], bytes(512)), at
 
 
 def vdi_count_is_high(line: str) -> bool:
@@ -72,6 +95,11 @@ CASES = [
                witness=qemu_check),
     FormatCase("vmdk", 64 * KIB, {"zeroed-grain": "on"}, layers=2),
     FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, layers=4),
+    FormatCase("vhd", 2 * MIB, witness=qemu_reads, crash_witness=qemu_reads_no_less),
+    FormatCase("vhd", 64 * KIB, {"subformat": "fixed"}, witness=qemu_reads),
+    FormatCase("vhd", 4 * KIB, {"block-size": "4K"}),
+    FormatCase("vhd", 8 * KIB, {"block-size": "8K"}, layers=2),
+    FormatCase("vhd", 4 * KIB, {"block-size": "4K"}, layers=4),
 ]  # fmt: skip
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]

@@ -37,7 +37,9 @@ class Seed:
     """A real image: `make(path)` makes it; `regions` are (offset, length) of headers and tables.
 
     A negative offset counts from the end of the file.  `count` is how many mutations the suite
-    tries; fewer of an image whose parent has to be found each time.  The slow tests try `many`.
+    tries, `slow_count` how many it does with --slow, several times; fewer of an image whose parent
+    has to be found each time.  `checksums` says what to write where, so that a mutation comes past
+    them; most get that.
     """
 
     name: str
@@ -46,7 +48,8 @@ class Seed:
     regions: tuple[tuple[int, int], ...]
     count: int = 95_000
     byteorder: str = "<"
-    many: int = 100_000
+    slow_count: int | None = None
+    checksums: Callable[[HostFile], dict[int, bytes]] = lambda host: {}
 
 
 def _vdi_of_qemu(path: Path) -> None:
@@ -86,16 +89,56 @@ def _vmdk_overlay(path: Path) -> None:
 _VMDK_HEADER = (0, 80)
 _VMDK_DESCRIPTOR = (512, 400)
 
+
+def _vhd_of_qemu(path: Path) -> None:
+    qemu.create(path, "vhd", 8 << 20)
+    qemu.scatter(path, "vhd", bytearray(8 << 20), Random(0), 3)
+
+
+def _vhd_fixed(path: Path) -> None:
+    options = {"subformat": "fixed"}
+    new = plan_disk(size_bytes=1 << 20)
+    create_image(path, type(new)(new.size_bytes, new.geometry, options=options))
+
+
+def _vhd_overlay(path: Path) -> None:
+    base = path.with_name("base.vhd")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "vhd", {}, base))
+
+
+def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
+    """By the specification, the complement of the sum of all other bytes."""
+    found = {}
+    for at, length, place in ((0, 512, 64), (512, 1024, 36), (host.size() - 512, 512, 64)):
+        content = host.read(at, length)
+        if content[:8] in (b"conectix", b"cxsparse"):
+            total = sum(content) - sum(content[place : place + 4])
+            found[at + place] = struct.pack(">I", ~total & 0xFFFFFFFF)
+    return found
+
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
+
+_VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers are the same.
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
     Seed("vmdk of qemu", "vmdk", _vmdk_of_qemu,
-         (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000),
-    Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500),
+         (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000,
+         slow_count=25_000),
+    Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500,
+         slow_count=5000),
     Seed("vmdk stream", "vmdk", _vmdk_stream,
-         (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000),
+         (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000,
+         slow_count=25_000),
+    Seed("vhd of qemu", "vhd", _vhd_of_qemu, (*_VHD_HEADERS, (1536, 16)), 10_000, ">", 100_000,
+         _vhd_checksums),
+    Seed("vhd overlay", "vhd", _vhd_overlay, (*_VHD_HEADERS, (1536, 1024)), 2000, ">", 5000,
+         _vhd_checksums),
+    Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
 )  # fmt: skip
 
 
@@ -136,8 +179,11 @@ def fuzz(seed: Seed, folder: Path, count: int, number: int = 0) -> dict[str, int
             change = mutated(original, regions, random, seed.byteorder)
             for at, new in change.items():
                 host.write(at, new)
+            sums = seed.checksums(host) if random.random() < 0.8 else {}
+            for at, new in sums.items():
+                host.write(at, new)
             outcome = _outcome(seed, host)
-            for at, new in change.items():
+            for at, new in (change | sums).items():
                 host.write(at, original[at : at + len(new)])
             met[outcome] = met.get(outcome, 0) + 1
     except BaseException:

@@ -40,8 +40,10 @@ _FOREIGN_EXTENSIONS = frozenset(
 class NewDisk:
     """What is to be made: `size_bytes` is whole sectors of the geometry's sector size.
 
-    `format` is the format's name, None where the file's name says it.  `options` are the format's
-    (`-o`).  `parent` is the image that the new one is to be an overlay of.
+    `geometry_given` says that the geometry, or the rule that makes it, was asked for: else a format
+    that stores one may choose another.  `format` is the format's name, None where the file's name
+    says it.  `options` are the format's (`-o`).  `parent` is the image that the new one is to be an
+    overlay of.
     """
 
     size_bytes: int
@@ -82,7 +84,7 @@ def plan_disk(
         choice = choose(size_bytes, unit)
         assert choice is not None  # There is at least one sector.
         geometry = choice.geometry
-    return NewDisk(size_bytes, geometry, chs is not None)
+    return NewDisk(size_bytes, geometry, chs is not None or profile is not None)
 
 
 def whole_sectors(size_bytes: int, sector_size: int) -> int:

@@ -24,7 +24,7 @@ from vdisk.errors import (
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
-from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
+from vdisk.geometry import Choice, Geometry, Source, choose, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
 from vdisk.parents import opening
@@ -175,7 +175,7 @@ def open_host(
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
     """Record the format of a writable disk where it was given or is raw."""
     if options.format is not None or disk.image.name == Raw.name:
-        store_format(disk.image.hosts()[0], disk.image.name)
+        store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 
 def keep_given_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
@@ -286,7 +286,7 @@ def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
     if disk.choice is None or not _has_own_geometry(disk):
         return None
     geometry = disk.choice.geometry
-    return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
+    return disk.image.fitted_geometry(geometry, size)
 
 
 def _record(disk: ImageDisk, geometry: Geometry | None) -> None:

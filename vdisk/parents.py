@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain as chained
 from itertools import islice
 from pathlib import Path
 
@@ -96,11 +97,12 @@ def _find(child: HostFile, chain: _Chain, reference: ParentReference) -> HostFil
     """The open host file of the parent.  Raises the reason of the most promising name."""
     failure: DiskError | None = None
     looking = replace(chain, lock=False)  # Until it is known to be the parent.
-    for name in reference.paths or _neighbours(child, chain):
+    is_search = not reference.paths or reference.searched
+    for name in chained(reference.paths, _neighbours(child, chain) if is_search else ()):
         try:
             _check_match(child, looking, reference, name)
         except DiskError as error:
-            if reference.paths and (failure is None or isinstance(failure, NotFound)):
+            if name in reference.paths and (failure is None or isinstance(failure, NotFound)):
                 failure = error
             continue
         return _open_named(child, chain, name, writable=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from vdisk.cli.console import columns, note, warn
 from vdisk.cli.params import FILE, SIZE, address_argument, examples, image_options
 from vdisk.create import NewDisk, creatable_format, create_image, plan_disk
+from vdisk.geometry import Geometry
 from vdisk.open import NO_OPTIONS, OpenOptions, open_image
 from vdisk.units import format_size
 
@@ -24,6 +26,7 @@ from vdisk.units import format_size
         "vdisk create big.img --size 2T --sector-size 4096",
         "vdisk create disk.vdi --size 20G               # the format that the name means",
         "vdisk create disk.vdi --size 2G -o subformat=fixed",
+        "vdisk create disk.vhd --size 2G -o help        # what its format can be told",
         "vdisk create overlay.vdi --parent disk.vdi     # written to instead of it",
     )
 )
@@ -101,10 +104,23 @@ def create_disk(
         note(f"{path}: rounded up to whole sectors: {new.size_bytes} bytes")
     if not recorded:
         warn_unrecorded(path, new)
+    size_bytes, geometry = made(path, new)
     return (
-        f"{path}: {format_size(new.size_bytes)}, geometry {new.geometry}, "
-        f"{new.geometry.sector_size} bytes per sector"
+        f"{path}: {format_size(size_bytes)}, geometry {geometry}, "
+        f"{geometry.sector_size} bytes per sector"
     )
+
+
+def made(path: Path, new: NewDisk) -> tuple[int, Geometry]:
+    """The size in bytes and the geometry of the disk that was made: a format may have chosen them.
+    """
+    options = new.parent_options
+    if new.parent is not None:
+        beneath = Path(os.path.realpath(new.parent)).parent
+        options = replace(options, allow_parent=(*options.allow_parent, beneath))
+    with open_image(path, writable=False, options=options) as disk:
+        stored = disk.image.header_geometry
+        return disk.size, stored or new.geometry
 
 
 def plan_new(size: int | None, options: OpenOptions) -> NewDisk:

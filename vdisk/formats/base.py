@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vdisk.errors import Unsupported
 from vdisk.extent import Extent, Host, Kind
-from vdisk.geometry import Geometry
+from vdisk.geometry import Geometry, cover
 from vdisk.host import HostFile
 from vdisk.plan import Plan
 
@@ -138,6 +138,13 @@ class ImageFormat(ABC):
         """
         raise Unsupported(f"{self.name} stores no geometry", path=self.hosts()[0].path)
 
+    def fitted_geometry(self, geometry: Geometry, size: int) -> Geometry | None:
+        """What becomes of the disk's `geometry` when it is `size` bytes large: what is stored then.
+
+        The same heads and sectors per track, and the cylinders that fit; None where none does.
+        """
+        return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
+
     def plan_first_write(self) -> Plan | None:
         """What must be in the host before anything of the image is changed: in-use marks."""
         return None
@@ -190,14 +197,16 @@ class ParentReference:
 
     `paths` are the names it gives, tried in order and taken from the child's folder; a format's own
     way of writing (file URLs, Windows paths) is translated by the format.  Where there are none,
-    all images in that folder are candidates.  Only a host file for which `matches` holds is the
-    parent: it looks at the header, and takes any file.  `format` is the parent's format as the
-    child records it, None where it records none: then its signature tells, and it is never raw.
+    or none is the parent and it is to be `searched`, all images in that folder are candidates.
+    Only a host file for which `matches` holds is the parent: it looks at the header, and takes any
+    file.  `format` is the parent's format as the child records it, None where it records none: then
+    its signature tells, and it is never raw.
     """
 
     paths: tuple[str, ...] = ()
     format: str | None = None
     matches: Callable[[HostFile], bool] | None = None
+    searched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat, Opening
@@ -17,6 +18,8 @@ from vdisk.formats.creation import Creation, Option
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
+from vdisk.formats.vhd import Vhd, open_vhd
+from vdisk.formats.vhd_create import VHD_OPTIONS, create_vhd
 from vdisk.formats.vmdk import Vmdk
 from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
 from vdisk.formats.vmdk_descriptor import is_extent_name
@@ -56,9 +59,17 @@ FORMATS: dict[str, Format] = {
             Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
             stores_geometry=True, overlays=True, is_part=is_extent_name,
         ),
+        Format(
+            Vhd.name, open_vhd, create_vhd, (".vhd",), VHD_OPTIONS,
+            stores_geometry=True, overlays=True,
+        ),
+        # The same, where the user knows better than the creator's rule how large it is.
+        Format("vhd-chs", partial(open_vhd, rule="chs"), stores_geometry=True),
+        Format("vhd-current", partial(open_vhd, rule="current"), stores_geometry=True),
     )
 }  # fmt: skip
 """Each format by its name."""
+
 
 def is_part(name: str) -> bool:
     """Whether a file of that name is a part of an image in several files, and none itself."""
@@ -86,6 +97,7 @@ _SIGNATURES = (
     _Signature(0, b"vhdxfile", "vhdx"),
     _Signature(0, b"conectix", "vhd"),
     _Signature(-512, b"conectix", "vhd"),
+    _Signature(-511, b"conectix", "vhd"),
     _Signature(0x40, b"\x7f\x10\xda\xbe", "vdi"),
     _Signature(0, b"KDMV", "vmdk"),
     _Signature(0, b"COWD", "vmdk"),
