@@ -632,7 +632,7 @@ def test_a_grain_in_a_wrong_place_is_found_and_never_written_to(
         kinds = [problem.kind for problem in disk.image.check()]
         assert kinds[0] is ProblemKind.CORRUPTION
         if value != second:
-            with pytest.raises(Corrupt, match="no grain"):
+            with pytest.raises(Corrupt, match="no cluster"):
                 disk.read(64 * KIB, 1)
             with pytest.raises(Corrupt):
                 disk.write(64 * KIB, b"x")

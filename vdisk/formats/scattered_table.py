@@ -75,6 +75,11 @@ class ScatteredTable(Table):
             yield Put(self.host, place, put.data, before=put.before)
         yield put
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Of the pages whose entries wait, which stay in memory whatever the limit is."""
+        return len(self._waiting) * self._per_page * self._width
+
     def waiting_puts(self) -> Iterator[Put]:
         for number, indices in sorted(self._waiting.items()):
             if not indices:

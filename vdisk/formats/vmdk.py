@@ -21,8 +21,8 @@ from vdisk.errors import InvalidArgument
 from vdisk.extent import Extent, Host, Kind
 from vdisk.formats import vmdk_check, vmdk_resize
 from vdisk.formats.base import ImageFormat, Opening, Problem
+from vdisk.formats.disk_extent import DiskExtent
 from vdisk.formats.vmdk_descriptor import NO_PARENT, Descriptor
-from vdisk.formats.vmdk_extent import DiskExtent
 from vdisk.formats.vmdk_sparse import SparseExtent
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile

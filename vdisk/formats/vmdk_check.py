@@ -86,7 +86,7 @@ class _Checker:
             for number, sector in enumerate(page):
                 if sector and sector not in self.wrong_tables:
                     part = first + number
-                    yield from self.extent.table.runs(part * entries, (part + 1) * entries)
+                    yield from self.extent.entries(part * entries, (part + 1) * entries)
 
     def _wrong_grains(self, start: int) -> Iterator[Problem]:
         """Entries that name no grain, or one in another's place, from grain `start` of the file on.
@@ -99,9 +99,9 @@ class _Checker:
             if not any(page):
                 continue
             for number, entry in enumerate(page):
-                if entry in (FREE, extent.zero_entry):
+                if entry in (FREE, extent.layout.zero):
                     continue
-                if entry < extent.first_place or entry * SECTOR >= self.size:
+                if entry < extent.layout.first // SECTOR or entry * SECTOR >= self.size:
                     if start == 0:
                         yield _corruption(first + number, entry, "which is no grain's place")
                     continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vdisk.errors import Corrupt, DiskError, InvalidFormat, Unsupported
 from vdisk.formats.base import Opening, ParentReference, beneath
+from vdisk.formats.disk_extent import DiskExtent
 from vdisk.formats.vmdk import DescriptorPlace, Vmdk
 from vdisk.formats.vmdk_descriptor import (
     DESCRIPTOR_BYTES_MAX,
@@ -19,7 +20,7 @@ from vdisk.formats.vmdk_descriptor import (
     extents_of,
     new_descriptor,
 )
-from vdisk.formats.vmdk_extent import DiskExtent, FlatExtent, ZeroExtent
+from vdisk.formats.vmdk_extent import FlatExtent, ZeroExtent
 from vdisk.formats.vmdk_header import Flag, SparseHeader
 from vdisk.formats.vmdk_sparse import SparseExtent
 from vdisk.host import HostFile

@@ -20,10 +20,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from vdisk.errors import InvalidArgument, Unsupported
+from vdisk.formats.disk_extent import DiskExtent
 from vdisk.formats.table import little_endian
 from vdisk.formats.vmdk_create import SPLIT_SECTORS_MAX, layout, split_line, write_sparse
 from vdisk.formats.vmdk_descriptor import EXTENTS_MAX, SECTORS_MAX, Descriptor, ExtentLine
-from vdisk.formats.vmdk_extent import DiskExtent, FlatExtent, ZeroExtent
+from vdisk.formats.vmdk_extent import FlatExtent, ZeroExtent
 from vdisk.formats.vmdk_header import CAPACITY_SECTORS_MAX, FREE, ZERO, Flag, SparseHeader
 from vdisk.formats.vmdk_sparse import SparseExtent
 from vdisk.plan import Barrier, Clear, Grow, Plan, Punch, Put, Step, Truncate
@@ -154,7 +155,7 @@ def _clear_tail(last: SparseExtent) -> Iterator[Step]:
     unit = last.header.grain * SECTOR
     index, inside = divmod(last.length, unit)
     entry = last.table.get(index) if inside else FREE
-    if entry not in (FREE, last.zero_entry):
+    if entry not in (FREE, last.layout.zero):
         yield Clear(last.host, entry * SECTOR + inside, unit - inside)
 
 
@@ -185,7 +186,8 @@ def _added_tables(
     added = new.tables - last.header.tables
     each = directory_sectors + added * table_sectors
     olds = [old for old in (last.redundant, last.directory) if old is not None]
-    room, steps, reserved = last.space(each * len(olds) * SECTOR)
+    length = -(-each * len(olds) // new.grain) * new.grain * SECTOR
+    room, steps, reserved = last.space(length)
     starts = [room // SECTOR + number * each for number in range(len(olds))]
     redundant = starts[0] if last.redundant is not None else 0
     found = replace(new, redundant=redundant, directory=starts[-1])
@@ -203,8 +205,7 @@ def _added_tables(
                 yield Put(last.host, place, little_endian(entries))
             yield from _zero_entries(last, new, first_table, covered)
 
-    end = room + -(-each * len(olds) // new.grain) * new.grain * SECTOR
-    return found, (end, reserved), writing()
+    return found, (room + length, reserved), writing()
 
 
 def _zero_entries(
@@ -256,7 +257,7 @@ def _shrink_sparse(vmdk: Vmdk, last: SparseExtent, length: int) -> Plan:
     def given_back() -> Iterator[Step]:
         for _, page in last.table.runs(new.grains, last.header.grains):
             for entry in page:
-                if entry not in (FREE, last.zero_entry):
+                if entry not in (FREE, last.layout.zero):
                     yield Punch(last.host, entry * SECTOR, unit)
 
     last.is_cut = True
@@ -320,7 +321,7 @@ def _new_sparse(vmdk: Vmdk, line: ExtentLine) -> SparseExtent:
     grain = last.header.grain if isinstance(last, SparseExtent) else 128
     length = line.sectors * SECTOR
     hidden = 0 if vmdk.parent is None else vmdk.parent.size - vmdk.size
-    zeros = hidden > 0 or (isinstance(last, SparseExtent) and last.zero_entry == ZERO)
+    zeros = hidden > 0 or (isinstance(last, SparseExtent) and last.layout.zero == ZERO)
     header = layout(line.sectors, grain, zero_grains=zeros)
     write_sparse(host, header)
     extent = SparseExtent(
