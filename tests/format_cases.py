@@ -100,6 +100,16 @@ CASES = [
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vhd", 8 * KIB, {"block-size": "8K"}, layers=2),
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}, layers=4),
+    FormatCase("qcow2", 64 * KIB, witness=qemu_check),
+    FormatCase("qcow2", 512, {"cluster-size": "512", "refcount-bits": "64"}, witness=qemu_check),
+    FormatCase(
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, witness=qemu_check
+    ),
+    FormatCase("qcow2", 4 * KIB, {"cluster-size": "4K"}, layers=4),
+    FormatCase(
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, layers=2
+    ),
+    FormatCase("qcow2", 1 * KIB, {"cluster-size": "1K", "compat": "0.10"}, layers=2),
 ]  # fmt: skip
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
@@ -108,7 +118,7 @@ SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 
 def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> Subject:
     """A disk of that kind, `blocks` blocks and a bit large, with bytes in every layer."""
-    size = blocks * case.boundary + 512
+    size = max(blocks * case.boundary, 1024) + 512  # A geometry needs three sectors.
     content = bytearray(size)
     path = folder / f"0.{case.format}"
     make(path, case, size)
@@ -142,8 +152,8 @@ def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> S
 def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) -> Path:
     """A new image of that kind, empty or an overlay."""
     new = plan_disk(size_bytes=size, chs="1/1/3")
-    options = {name: value for name, value in case.options.items()
-               if parent is None or name != "subformat"}  # An overlay is never flat or fixed.
+    once = ("subformat", "preallocation")  # Options of what is allocated when it is made.
+    options = {k: v for k, v in case.options.items() if parent is None or k not in once}
     create_image(
         path, type(new)(new.size_bytes, new.geometry, True, case.format, options, parent)
     )

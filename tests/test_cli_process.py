@@ -74,7 +74,7 @@ def test_version_is_that_of_the_project() -> None:
         (["create", "x.img", "--chs", "1/2"], "1/2"),
         (["create", "x.img", "--chs", "1/2/3", "--profile", "ata"], "exclude"),
         (["create", "x.img", "--profile", "nonsense"], "nonsense"),
-        (["create", "x.img", "--size", "1M", "--format", "qcow2"], "qcow2"),
+        (["create", "x.img", "--size", "1M", "--format", "qcow9"], "qcow9"),
         (["read", "x.img", "--lba", "-1"], "-1"),
         (["read", "x.img", "--lba", "1", "--chs", "0/0/1"], "exclude"),
         (["read", "x.img", "--sectors", "1", "--length", "1"], "exclude"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model import host_folder
 from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, Unsupported
-from vdisk.formats.registry import signature
+from vdisk.formats.registry import FORMATS, signature
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.open import NO_OPTIONS, OpenOptions, open_image
@@ -21,8 +21,6 @@ RAW = OpenOptions(format="raw")
 
 # The name vdisk has for a format, and how qemu-img is asked to make one.
 FOREIGN = {
-    "qcow2": ["-f", "qcow2"],
-    "qcow2 of version 2": ["-f", "qcow2", "-o", "compat=0.10"],
     "vhdx": ["-f", "vhdx"],
     "qed": ["-f", "qed"],
     "parallels": ["-f", "parallels"],
@@ -104,7 +102,7 @@ def test_looking_for_a_format_is_recorded_only_by_a_writer(image: Path) -> None:
 
 @pytest.mark.parametrize("name", ["RAW", "qcow3", "../raw", "raw ", "\0", "x" * 5000])
 def test_a_format_nobody_knows_is_refused_and_the_known_ones_told(image: Path, name: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"known: raw, vdi, .*vmdk"):
+    with pytest.raises(InvalidArgument, match=f"known: {', '.join(sorted(FORMATS))}"):
         opened(image, OpenOptions(format=name), writable=True)
     assert os.listxattr(image) == []
 

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from threading import Lock
 
 from vdisk.codec import DecodedUnits
@@ -250,21 +249,31 @@ class ImageDisk(Disk):
         with self._plans:
             self._carry_out(make())
 
+    def carry_out_all(self, make: Callable[[], Plan | None]) -> None:
+        """As `carry_out`, plan after plan until `make` answers None, and no other in between."""
+        self.check_writable()
+        self._begin()
+        with self._plans:
+            while (plan := make()) is not None:
+                self._carry_out(plan)
+
     def repair(self) -> Iterator[Problem]:
         """Carry out one repair after the other; each problem, once it is repaired.
 
         Ends when nothing is left that can be repaired; `image.check()` then says what is left.
-        Raises ReadOnly and HostError.
+        Each repair is made for the image as it is, so nothing else is planned in between, not even
+        for a first write, which an image may be too damaged for.  Raises ReadOnly and HostError.
         """
         self.check_writable()
         seen: set[str] = set()
         while True:
-            problems = (p for p in self.image.check() if p.repair and p.message not in seen)
-            problem = next(problems, None)
-            if problem is None:
-                return
-            seen.add(problem.message)  # One that its repair does not take away is left alone.
-            self.carry_out(partial(_same, problem.repair))
+            with self._plans:
+                problems = (p for p in self.image.check() if p.repair and p.message not in seen)
+                problem = next(problems, None)
+                if problem is None:
+                    return
+                seen.add(problem.message)  # One that its repair does not take away is left alone.
+                self._carry_out(problem.repair)
             yield problem
 
     # Plans.  The caller holds `_plans`.
@@ -367,10 +376,6 @@ class ImageDisk(Disk):
                     self._carry_out(self.image.plan_close())
         finally:
             close_image(self.image)
-
-
-def _same(plan: Plan | None) -> Plan | None:
-    return plan
 
 
 def close_image(image: ImageFormat) -> None:

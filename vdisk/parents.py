@@ -16,10 +16,18 @@ from itertools import chain as chained
 from itertools import islice
 from pathlib import Path
 
-from vdisk.errors import Corrupt, DiskError, HostError, InvalidFormat, NotFound, NotPermitted
+from vdisk.errors import (
+    Corrupt,
+    DiskError,
+    HostError,
+    InvalidFormat,
+    NotFound,
+    NotPermitted,
+    Unsupported,
+)
 from vdisk.formats.base import Opening, ParentReference
 from vdisk.formats.raw import Raw
-from vdisk.formats.registry import format_of
+from vdisk.formats.registry import FORMATS, format_of
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.units import SECTOR
@@ -77,6 +85,11 @@ def _make_file(image: HostFile, name: str) -> HostFile:
 def _open_parent(child: HostFile, chain: _Chain, reference: ParentReference) -> ImageDisk:
     if len(chain.images) >= DEPTH_MAX:
         raise Corrupt(f"has more than {DEPTH_MAX - 1} parents", path=child.path)
+    if reference.format is not None and reference.format not in FORMATS:
+        raise Unsupported(
+            f"its parent is a {reference.format} image, which this version does not open",
+            path=child.path,
+        )
     host = _find(child, chain, reference)
     try:
         if host.identity in chain.images:

@@ -15,6 +15,9 @@ from functools import partial
 from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat, Opening
 from vdisk.formats.creation import Creation, Option
+from vdisk.formats.qcow2.create import QCOW2_OPTIONS, create_qcow2
+from vdisk.formats.qcow2.image import Qcow2
+from vdisk.formats.qcow2.opening import open_qcow2
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
@@ -51,6 +54,9 @@ FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
         Format(Raw.name, open_raw, create_raw),
+        Format(
+            Qcow2.name, open_qcow2, create_qcow2, (".qcow2",), QCOW2_OPTIONS, overlays=True,
+        ),
         Format(
             Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
             stores_geometry=True, overlays=True,
