@@ -59,11 +59,21 @@ def _vdi_overlay(path: Path) -> None:
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
 
 
+def _headed(name: str, chs: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        new = plan_disk(chs=chs)
+        create_image(path, type(new)(new.size_bytes, new.geometry, True, name))
+
+    return make
+
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
+    Seed("hdi", "hdi", _headed("hdi", "20/4/17"), ((0, 32),), 4000),
+    Seed("nhd", "nhd", _headed("nhd", "20/4/17"), ((0x110, 14),), 4000),
 )
 
 

@@ -32,7 +32,7 @@ from vdisk.record import store_format, store_geometry
 from vdisk.units import SECTOR, SIZE_BYTES_MAX
 
 _FOREIGN_EXTENSIONS = frozenset(
-    {".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds", ".nhd", ".hdi"}
+    {".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds"}
 )
 
 
@@ -59,15 +59,17 @@ def plan_disk(
     chs: str | None = None,
     profile: str | None = None,
     sector_size: int | None = None,
+    usual_sector_size: int | None = None,
 ) -> NewDisk:
     """The disk that a person asks for, by any of these that together say its size.
 
     A size is rounded up to whole sectors.  Without one it is that of the geometry, or the one that
-    the profile fixes.  Raises InvalidArgument where they contradict each other, or say no size.
+    the profile fixes.  `usual_sector_size` is the format's, where nobody says another.  Raises
+    InvalidArgument where they contradict each other, or say no size.
     """
     fixed = None if profile is None else profile_size(profile)
     fixed_sector_size = None if profile is None else profile_sector_size(profile)
-    unit = sector_size or fixed_sector_size or SECTOR
+    unit = sector_size or fixed_sector_size or usual_sector_size or SECTOR
     geometry = None if chs is None else Geometry.parse(chs, sector_size=unit)
     if size_bytes is None:
         size_bytes = geometry.size_bytes if geometry is not None else fixed

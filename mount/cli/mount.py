@@ -134,8 +134,9 @@ def _create(request: Request, size: int) -> tuple[bool, str]:
     if path.is_dir():
         raise Exists("is a folder: no disk can be created in its place", path=path)
     with open_image(path, writable=False, options=options, lock=False) as disk:
-        there, wanted = disk.size, plan_new(size, options).size_bytes
-    if there != wanted:
+        there, wanted = disk.size, plan_new(path, size, options).size_bytes
+        unit = disk.image.size_unit
+    if there != -(-wanted // unit) * unit:
         raise Exists(
             f"exists, and is {format_size(there)} ({there} bytes) and not {wanted} bytes large",
             path=path,

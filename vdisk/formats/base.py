@@ -59,6 +59,12 @@ class ImageFormat(ABC):
     stores_geometry: ClassVar[bool] = False
     """Whether `plan_geometry` writes a geometry into the header; else it is kept beside it."""
 
+    geometry_is_size: ClassVar[bool] = False
+    """Whether the header's geometry says how large the disk is: resizing writes it as well."""
+
+    size_unit: int = 1
+    """The disk's size is a multiple of so many bytes, besides being whole sectors."""
+
     frees_on_discard: ClassVar[bool] = False
     """Whether `plan_discard` is asked about DATA as well; else that is punched in place."""
 
