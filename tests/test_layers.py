@@ -20,10 +20,11 @@ RANKS = (
     {"plan"},
     {"formats", "recognise"},
     {"disk", "requests", "partitioning"},
-    {"image_disk", "transfer"},
+    {"image_disk", "transfer", "contents"},
     {"parents"},
     {"open"},
-    {"store", "describe", "create", "repartition"},
+    {"store", "describe", "create", "repartition", "compare"},
+    {"convert"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""

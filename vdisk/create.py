@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,12 +97,20 @@ def whole_sectors(size_bytes: int, sector_size: int) -> int:
     return rounded
 
 
-def create_image(path: Path, new: NewDisk) -> bool:
+def create_image(
+    path: Path,
+    new: NewDisk,
+    *,
+    write: Callable[[Creation], None] | None = None,
+    fill: Callable[[], None] | None = None,
+) -> bool:
     """Make the image `path`; whether format and geometry could be recorded with it.
 
-    Nothing that exists is ever written to, and after an error no new file is left.  Raises Exists,
-    NotFound (the folder), NotPermitted (inside a file or device), HostError; InvalidArgument for
-    what the format cannot be; Unsupported for a format that is not made here.
+    `write` writes it instead of the format's `create`; `fill` is called once it is there, closed.
+    Nothing that exists is ever written to, and after an error of any kind, theirs included, no new
+    file is left.  Raises Exists, NotFound (the folder), NotPermitted (inside a file or device),
+    HostError; InvalidArgument for what the format cannot be; Unsupported for a format that is not
+    made here.
     """
     _check_place(path)
     entry = creatable_format(path, new.format)
@@ -116,10 +124,13 @@ def create_image(path: Path, new: NewDisk) -> bool:
             new.geometry_given, parent, _parent_name(path, new),
         )
         assert entry.create is not None
-        entry.create(creation)
+        (write or entry.create)(creation)
         recorded = store_format(host, entry.name)
         if not entry.stores_geometry:
             recorded = store_geometry(host, new.geometry) and recorded
+        files.close()
+        if fill is not None:
+            fill()
         files.keep()
     return recorded
 
@@ -175,24 +186,29 @@ class _NewFiles:
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._path = path
         self._stack = stack
-        self._made: list[Path] = []
+        self._made: list[HostFile] = []
         stack.callback(self._remove)
 
     def another(self, name: str) -> HostFile:
         """A new empty file beside the image.  Raises Exists and HostError."""
         host = HostFile.create(self._path.with_name(name))
-        self._made.append(host.path)
+        self._made.append(host)
         self._stack.callback(host.close)
         return host
+
+    def close(self) -> None:
+        """Close all: what is to be done with them now, others do."""
+        for host in self._made:
+            host.close()
 
     def keep(self) -> None:
         """All went well."""
         self._made.clear()
 
     def _remove(self) -> None:
-        for path in self._made:
+        for host in self._made:
             with suppress(OSError):
-                path.unlink()
+                host.path.unlink()
 
 
 def _check_place(path: Path) -> None:

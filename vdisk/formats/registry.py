@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat, Opening
-from vdisk.formats.creation import Creation, Option
+from vdisk.formats.creation import CompressedWriter, Creation, Option
 from vdisk.formats.headed import opener
 from vdisk.formats.headed_create import creator
 from vdisk.formats.headed_layouts import FDI, HDI, HDX, NHD, SLH, THD, VIRTUAL98, Layout
@@ -31,7 +31,8 @@ class Format:
     `create` is None where it is not made here.  `extensions` are the file names that mean it when
     a disk is created.  `stores_geometry` as the format's own: else it is kept beside the image.
     `sector_size` is that of a new disk where none is asked for.  `unsigned`: nothing in the file
-    tells the format, so that a file of one of its extensions is taken for it.
+    tells the format, so that a file of one of its extensions is taken for it.  `write_compressed`
+    writes a whole image of compressed data, None where the format has none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Format:
     overlays: bool = False
     sector_size: int | None = None
     unsigned: bool = False
+    write_compressed: CompressedWriter | None = None
 
 
 def _headed(layout: Layout, extension: str | None = None) -> Format:
