@@ -21,10 +21,11 @@ RANKS = (
     {"formats", "recognise"},
     {"disk", "requests", "partitioning"},
     {"image_disk", "transfer", "contents"},
+    {"copying"},
     {"parents"},
     {"open"},
     {"store", "describe", "create", "repartition", "compare"},
-    {"convert"},
+    {"convert", "overlay", "compact"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""

@@ -333,10 +333,15 @@ class ImageDisk(Disk):
                 step.host.discard(place, extent.length)
 
     def _copy(self, step: Copy) -> None:
-        for at in range(0, step.length, _CHUNK):
-            buffer = bytearray(min(_CHUNK, step.length - at))
-            step.host.read_into(step.from_offset + at, memoryview(buffer))
-            step.host.write(step.host_offset + at, memoryview(buffer))
+        distance = step.host_offset - step.from_offset
+        for start, end, is_data in step.host.ranges(step.from_offset, step.length):
+            if not is_data:
+                step.host.discard(start + distance, end - start)
+                continue
+            for at in range(start, end, _CHUNK):
+                buffer = bytearray(min(_CHUNK, end - at))
+                step.host.read_into(at, memoryview(buffer))
+                step.host.write(at + distance, memoryview(buffer))
 
     # V
 

@@ -21,7 +21,7 @@ from vdisk.errors import (
     NotFound,
     Unsupported,
 )
-from vdisk.formats.base import ImageFormat
+from vdisk.formats.base import ImageFormat, Opening
 from vdisk.formats.registry import FORMATS, open_format
 from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.host import HostFile
@@ -151,13 +151,17 @@ def open_host(
     options: OpenOptions = NO_OPTIONS,
     lock: bool = True,
     allow_empty: bool = False,
+    how: Opening | None = None,
 ) -> ImageDisk:
     """As `open_image`, of a host file that is open.  It is closed with the disk, or after an error.
+
+    `how` is how it opens its parent, where that is not as always: read-only, by the name it has.
     """
     path = host.path
     image: ImageFormat | None = None
     try:
-        image = open_format(host, opening(host, options.allow_parent, lock=lock), options.format)
+        how = how or opening(host, options.allow_parent, lock=lock)
+        image = open_format(host, how, options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,

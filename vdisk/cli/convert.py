@@ -15,7 +15,8 @@ from vdisk.cli.ending import ended_by_signals
 from vdisk.cli.params import FILE, FORMAT, examples, image_options
 from vdisk.cli.progress import progress
 from vdisk.convert import convert as convert_disk
-from vdisk.convert import copy_disk, plan_conversion
+from vdisk.convert import plan_conversion
+from vdisk.copying import copy_disk
 from vdisk.disk import Disk
 from vdisk.errors import DiskError, Exists
 from vdisk.open import NO_OPTIONS, OpenOptions, open_disk
