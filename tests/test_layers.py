@@ -22,10 +22,10 @@ RANKS = (
     {"disk", "requests", "partitioning"},
     {"image_disk", "transfer", "contents"},
     {"copying"},
-    {"parents"},
+    {"parents", "scratch"},
     {"open"},
     {"store", "describe", "create", "repartition", "compare"},
-    {"convert", "overlay", "compact"},
+    {"convert", "overlay", "compact", "scratch_store"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""
