@@ -31,6 +31,8 @@ class FormatCase:
     on top of the other.  `witness` checks the closed image, by another program where one opens it;
     `crash_witness` one that was open when the power was lost, where less can be asked of it.
     `tolerates` says which error of `qemu-img check` a crash may leave until the next writer.
+    Sizes are multiples of `size_unit`; `shape` is (heads, sectors per track, bytes per sector) of
+    a format whose geometry is its size.
     """
 
     format: str
@@ -38,13 +40,15 @@ class FormatCase:
     options: dict[str, str] = field(default_factory=dict)
     layers: int = 1
     size_unit: int = 512
+    shape: tuple[int, int, int] | None = None
     resizes: bool = True
     witness: Callable[[Path], None] | None = None
     crash_witness: Callable[[Path], None] | None = None
     tolerates: Callable[[str], bool] = lambda line: False
 
     def __str__(self) -> str:
-        words = [f"{self.format} in {self.boundary >> 10}K", *self.options.values()]
+        unit = f"{self.boundary >> 10}K" if self.shape is None else f"{self.shape}"
+        words = [f"{self.format} in {unit}", *self.options.values()]
         return ", ".join(words + ([f"{self.layers} layers"] if self.layers > 1 else []))
 
 
@@ -112,13 +116,20 @@ CASES = [
     FormatCase("qcow2", 1 * KIB, {"cluster-size": "1K", "compat": "0.10"}, layers=2),
 ]  # fmt: skip
 
+# No other program here opens these; what each field means, `test_headed` has from elsewhere.
+CASES += [
+    FormatCase("hdi", 2048, size_unit=2048, shape=(1, 8, 256)),
+    FormatCase("nhd", 4096, size_unit=4096, shape=(2, 2, 1024)),
+]
+
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 """Those that a machine of many steps can go through in no time."""
 
 
 def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> Subject:
     """A disk of that kind, `blocks` blocks and a bit large, with bytes in every layer."""
-    size = max(blocks * case.boundary, 1024) + 512  # A geometry needs three sectors.
+    # A geometry needs three sectors.
+    size = max(blocks * case.boundary, 1024) + case.size_unit
     content = bytearray(size)
     path = folder / f"0.{case.format}"
     make(path, case, size)
@@ -151,7 +162,12 @@ def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> S
 
 def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) -> Path:
     """A new image of that kind, empty or an overlay."""
-    new = plan_disk(size_bytes=size, chs="1/1/3")
+    if case.shape is None:
+        new = plan_disk(size_bytes=size, chs="1/1/3")
+    else:
+        heads, sectors, sector_size = case.shape
+        cylinders = size // (heads * sectors * sector_size)
+        new = plan_disk(chs=f"{cylinders}/{heads}/{sectors}", sector_size=sector_size)
     once = ("subformat", "preallocation")  # Options of what is allocated when it is made.
     options = {k: v for k, v in case.options.items() if parent is None or k not in once}
     create_image(

@@ -119,6 +119,14 @@ def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
     return found
 
 
+def _headed(name: str, chs: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        new = plan_disk(chs=chs)
+        create_image(path, type(new)(new.size_bytes, new.geometry, True, name))
+
+    return make
+
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 _VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers are the same.
@@ -139,6 +147,8 @@ SEEDS = (
     Seed("vhd overlay", "vhd", _vhd_overlay, (*_VHD_HEADERS, (1536, 1024)), 2000, ">", 5000,
          _vhd_checksums),
     Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
+    Seed("hdi", "hdi", _headed("hdi", "20/4/17"), ((0, 32),), 4000),
+    Seed("nhd", "nhd", _headed("nhd", "20/4/17"), ((0x110, 14),), 4000),
 )  # fmt: skip
 
 

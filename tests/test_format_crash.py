@@ -77,7 +77,7 @@ class Sectors:
 def layered(folder: Path, case: FormatCase) -> Path:
     """An image of that kind, with bytes of its own and, where it is an overlay, its parents'."""
     path = folder / f"0.{case.format}"
-    size = BLOCKS * case.boundary + SECTOR
+    size = BLOCKS * case.boundary + case.size_unit
     make(path, case, size)
     for layer in range(1, case.layers):
         with open_image(path, writable=True) as disk:

@@ -121,6 +121,47 @@ def test_a_recorded_format_nobody_knows_is_refused_and_can_be_overruled(
     opened(image, RAW).close()
 
 
+# The first bytes that each kind of image begins with, and a tool that opens it.
+ELSEWHERE = {
+    "EnCase evidence": (0, b"EVF\x09\x0d\x0a\xff\0\1\1\0\0\0", "ewfmount"),
+    "EnCase 7 evidence": (0, b"EVF2\x0d\x0a\x81\0", "ewfmount"),
+    "Advanced Forensic Format": (0, b"AFF10\x0d\x0a\0", "affuse"),
+    "Apple disk image": (-512, b"koly\0\0\0\4", "dmg2img"),
+    "CloneCD": (0, b"\0" + b"\xff" * 10 + b"\0\0\2\0\1", "ccd2iso"),
+    "Alcohol": (0, b"MEDIA DESCRIPTOR\x01\x05", "mdf2iso"),
+    "ISO 9660": (0x8000, b"\1CD001\1\0", "mount -o loop"),
+    "Bochs": (0, b"Bochs Virtual HD Image\0", "qemu-img"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_an_image_that_is_not_opened_here_is_refused_with_a_tool_that_opens_it(
+    tmp_path: Path, what: str
+) -> None:
+    offset, magic, tool = ELSEWHERE[what]
+    content = bytearray(1 << 20)
+    at = offset % len(content)
+    content[at : at + len(magic)] = magic
+    path = tmp_path / "disk.bin"
+    path.write_bytes(content)
+    with pytest.raises(Unsupported, match=tool):
+        opened(path, writable=True)
+    with opened(path, RAW) as disk:
+        assert disk.read(0, disk.size) == content
+
+
+def test_a_cd_that_is_a_disk_as_well_is_opened(tmp_path: Path) -> None:
+    """A hybrid, as most installers are today: a partition table, and an ISO 9660 file system."""
+    path = tmp_path / "installer.iso"
+    path.write_bytes(bytes(1 << 20))
+    subprocess.run(["sfdisk", "-q", str(path)], input=b"64,,0x17,*\n", check=True)
+    with path.open("r+b") as file:
+        file.seek(0x8000)
+        file.write(b"\1CD001\1\0")
+    with opened(path) as disk:
+        assert disk.image.name == "raw"
+
+
 @given(st.binary(max_size=600), st.sampled_from([b"", b"conectix", b"QFI\xfb", b"koly"]))
 def test_looking_for_a_signature_takes_any_bytes(content: bytes, start: bytes) -> None:
     with host_folder("memory") as folder:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,32 @@ def test_in_a_mounted_folder_images_of_every_format_are_disks(
     mounted.unmount()
     person.run("qemu-img", "check", "-q", "-f", "vdi", disks / "three.vdi")
     assert qemu.info(disks / "three.vdi", "vdi")["virtual-size"] == 30 * MIB
+
+
+def test_a_drive_of_a_pc98_is_mounted_with_its_sectors_of_256_bytes(
+    person: Person, place: Path, mounts: Callable[..., Mounted]
+) -> None:
+    """The header's layout is Neko Project II kai's (`fdd/newdisk.c`)."""
+    image = place / "drive.hdi"
+    header = struct.pack("<8I", 0, 0, 4096, 310 * 4 * 33 * 256, 256, 33, 4, 310)
+    person.does(partial(image.write_bytes, header.ljust(4096, b"\0") + bytes(310 * 4 * 33 * 256)))
+    mounted = mounts(image)
+
+    def use() -> None:
+        assert (mounted / "drive").stat().st_size == 310 * 4 * 33 * 256
+        folder = mounted / ".vdisk" / "drive"
+        assert (folder / "geometry").read_text().startswith("310/4/33\n256 bytes per sector\n")
+        sector = folder / "chs/2/3/33"
+        assert sector.stat().st_size == 256
+        with sector.open("r+b") as file:
+            file.write(b"\x98" * 256)
+        with (mounted / "drive").open("rb") as file:
+            file.seek((12 * 33 - 1) * 256 - 1)
+            assert file.read(258) == b"\0" + b"\x98" * 256 + b"\0"
+
+    person.does(use)
+    mounted.unmount()
+    assert image.read_bytes().find(b"\x98" * 256) == 4096 + (12 * 33 - 1) * 256
 
 
 def sizes(person: Person, mounted: Mounted) -> dict[str, int]:

@@ -44,7 +44,12 @@ _CHUNK = 1 << 20  # As much as is held in memory of what a `Fill` or a `Copy` mo
 
 
 class ImageDisk(Disk):
-    """A disk in an image file.  `image` is its format; everything else asks the disk."""
+    """A disk in an image file.  `image` is its format; everything else asks the disk.
+
+    One that `is_throwaway` is not waited for: what of it a crash leaves, nobody asks.
+    """
+
+    is_throwaway = False
 
     def __init__(
         self, image: ImageFormat, *, address: str, sector_size: int, read_only: bool
@@ -308,7 +313,8 @@ class ImageDisk(Disk):
     def _step(self, step: Step, request: Request | None) -> None:
         match step:
             case Put(host, host_offset, data, sync, _):
-                (host.write_through if sync else host.write)(host_offset, data)
+                through = sync and not self.is_throwaway
+                (host.write_through if through else host.write)(host_offset, data)
             case Guest(guest_offset, length, host, host_offset):
                 assert request is not None, "a plan that answers no request has no guest's bytes"
                 request.put(guest_offset, length, host, host_offset)
@@ -325,7 +331,7 @@ class ImageDisk(Disk):
             case Truncate(host, size):
                 host.truncate(size)
             case Barrier(hosts):
-                for each in hosts:
+                for each in () if self.is_throwaway else hosts:
                     each.flush()
 
     def _fill(self, step: Fill) -> None:
@@ -345,10 +351,15 @@ class ImageDisk(Disk):
                 step.host.discard(place, extent.length)
 
     def _copy(self, step: Copy) -> None:
-        for at in range(0, step.length, _CHUNK):
-            buffer = bytearray(min(_CHUNK, step.length - at))
-            step.host.read_into(step.from_offset + at, memoryview(buffer))
-            step.host.write(step.host_offset + at, memoryview(buffer))
+        distance = step.host_offset - step.from_offset
+        for start, end, is_data in step.host.ranges(step.from_offset, step.length):
+            if not is_data:
+                step.host.discard(start + distance, end - start)
+                continue
+            for at in range(start, end, _CHUNK):
+                buffer = bytearray(min(_CHUNK, end - at))
+                step.host.read_into(at, memoryview(buffer))
+                step.host.write(at + distance, memoryview(buffer))
 
     # V
 

@@ -21,9 +21,8 @@ from vdisk.errors import (
     NotFound,
     Unsupported,
 )
-from vdisk.formats.base import ImageFormat
-from vdisk.formats.raw import Raw
-from vdisk.formats.registry import open_format
+from vdisk.formats.base import ImageFormat, Opening
+from vdisk.formats.registry import FORMATS, open_format
 from vdisk.geometry import Choice, Geometry, Source, choose, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
@@ -121,7 +120,7 @@ def open_image(
     """Open the image at `path` as a whole disk, its geometry chosen.
 
     An empty file is InvalidFormat unless `allow_empty`.  The format of a writable disk is
-    recorded where it was given or is raw: from then on the guest's bytes have no say in it.
+    recorded where it was given, or nothing tells it: then the guest's bytes have no say in it.
     """
     disk = look_into(path, writable=writable, options=options, lock=lock, allow_empty=allow_empty)
     try:
@@ -152,13 +151,17 @@ def open_host(
     options: OpenOptions = NO_OPTIONS,
     lock: bool = True,
     allow_empty: bool = False,
+    how: Opening | None = None,
 ) -> ImageDisk:
     """As `open_image`, of a host file that is open.  It is closed with the disk, or after an error.
+
+    `how` is how it opens its parent, where that is not as always: read-only, by the name it has.
     """
     path = host.path
     image: ImageFormat | None = None
     try:
-        image = open_format(host, opening(host, options.allow_parent, lock=lock), options.format)
+        how = how or opening(host, options.allow_parent, lock=lock)
+        image = open_format(host, how, options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,
@@ -173,8 +176,8 @@ def open_host(
 
 
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
-    """Record the format of a writable disk where it was given or is raw."""
-    if options.format is not None or disk.image.name == Raw.name:
+    """Record the format of a writable disk where it was given, or nothing in the file tells it."""
+    if options.format is not None or FORMATS[disk.image.name].unsigned:
         store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 
@@ -290,7 +293,7 @@ def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
 
 
 def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
-    if not _has_own_geometry(disk):
+    if not _has_own_geometry(disk) or disk.image.geometry_is_size:
         return
     if geometry is None:
         forget_geometry(disk.image.hosts()[0])
@@ -304,7 +307,8 @@ def keep_geometry(disk: ImageDisk, geometry: Geometry) -> bool:
     False where it is to be beside it and this file system keeps no such record.  Raises
     InvalidArgument where the header's fields do not hold it.
     """
-    if not disk.image.stores_geometry or geometry.sector_size != SECTOR_SIZE_DEFAULT:
+    own_sector_size = disk.image.sector_size or SECTOR_SIZE_DEFAULT
+    if not disk.image.stores_geometry or geometry.sector_size != own_sector_size:
         return store_geometry(disk.image.hosts()[0], geometry)
     disk.set_geometry(geometry)
     forget_geometry(disk.image.hosts()[0])  # It would be believed before the header.

@@ -45,14 +45,36 @@ class _Chain:
     images: tuple[tuple[int, int], ...]
     allowed: tuple[Path, ...]
     lock: bool
+    writable: bool = False  # The next parent is to be.
 
 
-def opening(host: HostFile, allowed: tuple[Path, ...] = (), *, lock: bool = True) -> Opening:
+def opening(
+    host: HostFile,
+    allowed: tuple[Path, ...] = (),
+    *,
+    lock: bool = True,
+    writable_parent: bool = False,
+) -> Opening:
     """How the image in `host` opens what it names; `allowed` are folders besides its own.
 
-    `lock` says whether parents get a reader's lock.
+    `lock` says whether parents get a reader's lock; with `writable_parent` the nearest is opened
+    for writing, and gets a writer's.
     """
-    return _opening(host, _Chain((host.identity,), allowed, lock))
+    return _opening(host, _Chain((host.identity,), allowed, lock, writable_parent))
+
+
+def with_parent(how: Opening, parent: ImageDisk) -> Opening:
+    """How an image is opened that shall have this parent, whatever it says about one."""
+    return replace(how, open_parent=lambda reference: parent, any_state=True)
+
+
+def check_reachable(child: Path, parent: Path, allowed: tuple[Path, ...] = ()) -> None:
+    """Raise NotPermitted where `child` would not be allowed to lead to `parent` by its name."""
+    folder, real = Path(os.path.realpath(child)).parent, Path(os.path.realpath(parent))
+    if not _is_allowed(real, folder, allowed):
+        raise NotPermitted(
+            f"lies outside the folder of {child}", path=parent, hint=_allow_hint(str(real.parent))
+        )
 
 
 def _opening(host: HostFile, chain: _Chain) -> Opening:
@@ -98,12 +120,14 @@ def _open_parent(child: HostFile, chain: _Chain, reference: ParentReference) -> 
             raise InvalidFormat(
                 "is named as a parent, and is no image of a known format", path=host.path
             )
-        longer = replace(chain, images=(*chain.images, host.identity))
+        longer = replace(chain, images=(*chain.images, host.identity), writable=False)
         image = format_of(host, reference.format).open(host, _opening(host, longer))
     except BaseException:
         host.close()
         raise
-    return ImageDisk(image, address=str(host.path), sector_size=SECTOR, read_only=True)
+    return ImageDisk(
+        image, address=str(host.path), sector_size=SECTOR, read_only=not host.writable
+    )
 
 
 def _find(child: HostFile, chain: _Chain, reference: ParentReference) -> HostFile:
@@ -118,7 +142,7 @@ def _find(child: HostFile, chain: _Chain, reference: ParentReference) -> HostFil
             if name in reference.paths and (failure is None or isinstance(failure, NotFound)):
                 failure = error
             continue
-        return _open_named(child, chain, name, writable=False)
+        return _open_named(child, chain, name, writable=chain.writable)
     raise failure or NotFound(
         "its parent is in no folder that was looked into", path=child.path,
         hint=_allow_hint("the folder of its parent"),

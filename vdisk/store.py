@@ -109,12 +109,17 @@ class Store(ABC):
 
     def space(self) -> Space:
         """Room on the file system that holds the store."""
-        try:
-            found = os.statvfs(self.source)
-        except OSError as error:
-            raise HostError.of(error, "measure the free space", self.source) from error
-        unit = found.f_frsize
-        return Space(found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit)
+        return space_in(self.source)
+
+
+def space_in(path: Path) -> Space:
+    """Room on the file system that holds `path`.  Raises HostError."""
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        raise HostError.of(error, "measure the free space", path) from error
+    unit = found.f_frsize
+    return Space(found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit)
 
 
 class ImageList(Store):

@@ -263,7 +263,7 @@ class AppendedClusters(DiskExtent):
             self.used_space(place + whole, reserved)
             for directory, entry in zip(directories, entries, strict=True):
                 directory.set(part, entry)
-            self.table.forget(part)
+            self.table.forget_part(part)
 
         return Plan(tuple(steps), done)
 

@@ -90,7 +90,7 @@ class ScatteredTable(Table):
             for place in (*self._copies_of(index), self._place(index)):
                 yield Put(self.host, place, data)
 
-    def forget(self, part: int) -> None:
+    def forget_part(self, part: int) -> None:
         """The part lies somewhere now: what was read of it before is no longer so."""
         pages = range(
             part * self.part_entries // self._per_page,
