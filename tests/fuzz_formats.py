@@ -83,6 +83,23 @@ def _vmdk_overlay(path: Path) -> None:
     create_image(path, replace(new, parent=base, options={"zeroed-grain": "on"}))
 
 
+def _parallels(path: Path) -> None:
+    qemu.create(path, "parallels", 8 << 20)
+    qemu.scatter(path, "parallels", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed(path: Path) -> None:
+    qemu.create(path, "qed", 8 << 20)
+    qemu.scatter(path, "qed", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed_overlay(path: Path) -> None:
+    base = path.with_name("base.qed")
+    qemu.create(base, "qed", 1 << 20)
+    more = ["-o", "cluster_size=4096,table_size=2", "-F", "qed", "-b", base.name]
+    qemu.qemu("qemu-img", "create", "-q", "-f", "qed", *more, path)
+
+
 _VMDK_HEADER = (0, 80)
 _VMDK_DESCRIPTOR = (512, 400)
 
@@ -96,6 +113,9 @@ SEEDS = (
     Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500),
     Seed("vmdk stream", "vmdk", _vmdk_stream,
          (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000),
+    Seed("parallels", "parallels", _parallels, ((0, 96),), 5000),
+    Seed("qed", "qed", _qed, ((0, 64), (1 << 16, 8), (5 << 16, 512)), 5000),
+    Seed("qed overlay", "qed", _qed_overlay, ((0, 80), (4096, 16)), 1500),
 )  # fmt: skip
 
 

@@ -25,11 +25,12 @@ FORMATS = {
     "vdi": "vdi",
     "vdi of fixed size": "vdi -o static=on",
     "vmdk": "vmdk",
+    "qed": "qed",
     "vmdk in flat files": "vmdk -o subformat=monolithicFlat",
 }
 
 
-RARE = {"vmdk in flat files"}
+RARE = {"vmdk in flat files", "qed"}
 
 
 @pytest.fixture(

@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qemu
 from cli import done, refused
@@ -28,6 +30,7 @@ from vdisk.errors import (
 )
 from vdisk.extent import Kind, merged
 from vdisk.formats.base import ProblemKind
+from vdisk.formats.vmdk_descriptor import Descriptor, ExtentLine
 from vdisk.formats.vmdk_stream import grains, pack_grain, stream_optimized
 from vdisk.geometry import Geometry
 from vdisk.open import NO_OPTIONS, OpenOptions, open_image, resize_disk
@@ -193,6 +196,39 @@ def test_a_descriptor_keeps_its_length_and_what_is_not_known_in_it(tmp_path: Pat
         b"CID", b"ddb.geometry.cylinders"
     }
     qemu.check(image, "vmdk")
+
+
+LINE = st.one_of(
+    st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=("Cs",)), max_size=30),
+    st.sampled_from(["CID=1", "cid = 0000abcd ", 'ddb.geometry.heads="16"', "parentCID=ffffffff",
+                     'RW 8 SPARSE "a"', "RW 4 ZERO", 'RDONLY 7 FLAT "b c" 9', "CID=", "RW 1"]),
+)  # fmt: skip
+
+
+@given(st.lists(LINE, max_size=12), st.sampled_from(["\n", "\r\n"]), st.integers(1, 1 << 30))
+def test_a_change_of_any_descriptor_changes_what_it_is_about_alone(
+    lines: list[str], newline: str, cylinders: int
+) -> None:
+    text = newline.join(["# Disk DescriptorFile", "RW 2 ZERO", *lines, ""])
+    try:
+        before = Descriptor.parse(text.encode(), "d.vmdk")
+    except Corrupt:
+        return
+    geometry = Geometry(cylinders, 16, 63)
+    line = ExtentLine("RW", 3, "ZERO")
+    after = before.with_geometry(geometry).with_new_cid().with_extent(0, line)
+    again = Descriptor.parse(after.encoded(), "d.vmdk")
+    assert (again.geometry, again.cid) == (geometry, after.cid)
+    assert again.cid != before.cid
+    assert again.extents == (line, *before.extents[1:])
+    assert len(after.text) >= len(before.text)
+    changed = {"cid"} | {key for key in again.fields if key.startswith("ddb.geometry.")}
+    kept = {key: value for key, value in before.fields.items() if key not in changed}
+    assert {key: value for key, value in again.fields.items() if key not in changed} == kept
+    # Every line that is about nothing of this is there, as it was.
+    for one in lines:
+        if "=" not in one and not one.startswith("RW"):
+            assert one in after.text
 
 
 def test_an_embedded_descriptor_never_outgrows_its_room(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat, Opening
 from vdisk.formats.creation import Creation, Option
+from vdisk.formats.parallels import Parallels, open_parallels
+from vdisk.formats.qed import Qed, open_qed
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
@@ -56,6 +58,8 @@ FORMATS: dict[str, Format] = {
             Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
             stores_geometry=True, overlays=True, is_part=is_extent_name,
         ),
+        Format(Parallels.name, open_parallels),
+        Format(Qed.name, open_qed),
     )
 }  # fmt: skip
 """Each format by its name."""
