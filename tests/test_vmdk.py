@@ -38,7 +38,7 @@ from vdisk.store import FolderStore
 from vdisk.units import parse_size
 
 KIB, MIB = 1 << 10, 1 << 20
-SIZE = 20 * MIB
+SIZE = 8 * MIB
 SUBFORMATS = ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]
 ESX_SAMPLE = Path(__file__).with_name("data") / "iotest-version3.vmdk.xz"
 
@@ -100,12 +100,12 @@ def test_an_image_made_written_and_resized_here_is_one_to_qemu(
     make(image, SIZE, subformat=subformat, extent_size="7M")
     content = bytearray(SIZE)
     random = Random(subformat)
-    for size in (SIZE, 33 * MIB + 512, 4 * MIB, 130 * MIB):
+    for size in (SIZE, 15 * MIB + 512, 4 * MIB, 70 * MIB):
         with open_image(image, writable=True) as disk:
             resize_disk(disk, size)
             del content[size:]
             content.extend(bytes(size - len(content)))
-            part = content[: 30 * MIB]
+            part = content[: 12 * MIB]
             scattered(disk, part, random, 8)
             content[: len(part)] = part
             assert disk.read(0, size) == content
@@ -679,20 +679,19 @@ def test_a_grain_in_a_wrong_place_is_found_and_never_written_to(
 def test_a_table_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
     """Other programs leave tables out that nothing is in (and QEMU would write to sector 0)."""
     image = tmp_path / "d.vmdk"
-    make(image, 100 * MIB)
+    make(image, 70 * MIB)
     for at in (48, 56):
         (sector,) = struct.unpack_from("<Q", header(image), at)
         patch(image, sector * 512 + 4, bytes(8))
-    content = bytearray(100 * MIB)
+    content = bytearray(70 * MIB)
     with open_image(image, writable=True) as disk:
-        assert disk.read(0, 100 * MIB) == content
-        for offset in (31 * MIB, 60 * MIB, 99 * MIB):
-            disk.write(offset, b"x" * 2 * MIB if offset < 99 * MIB else b"x")
-            content[offset : offset + 2 * MIB] = b"x" * 2 * MIB if offset < 99 * MIB else b"x"
-            content.extend(bytes(100 * MIB - len(content)))
-        del content[100 * MIB :]
+        assert disk.read(0, 70 * MIB) == content
+        for offset in (31 * MIB, 40 * MIB, 69 * MIB):
+            length = min(2 * MIB, 70 * MIB - offset)
+            disk.write(offset, b"x" * length)
+            content[offset : offset + length] = b"x" * length
     with open_image(image, writable=False) as disk:
-        assert disk.read(0, 100 * MIB) == content
+        assert disk.read(0, 70 * MIB) == content
         assert list(disk.image.check()) == []
     qemu.check(image, "vmdk")
     qemu.expect(image, "vmdk", content)
