@@ -468,7 +468,7 @@ class FileSystem:
 
     def _back(self, node: DiskNode) -> Backing:
         host, base = node.disk.window() or (None, 0)
-        if self.back is None or host is None or base != 0 or host.is_block:
+        if self.back is None or host is None or base != 0 or host.is_block or not host.is_local:
             return Backing()
         if host.size() != node.disk.size:  # The kernel would read on, into a footer.
             return Backing()

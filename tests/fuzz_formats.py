@@ -86,6 +86,23 @@ def _vmdk_overlay(path: Path) -> None:
     create_image(path, replace(new, parent=base, options={"zeroed-grain": "on"}))
 
 
+def _parallels(path: Path) -> None:
+    qemu.create(path, "parallels", 8 << 20)
+    qemu.scatter(path, "parallels", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed(path: Path) -> None:
+    qemu.create(path, "qed", 8 << 20)
+    qemu.scatter(path, "qed", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed_overlay(path: Path) -> None:
+    base = path.with_name("base.qed")
+    qemu.create(base, "qed", 1 << 20)
+    more = ["-o", "cluster_size=4096,table_size=2", "-F", "qed", "-b", base.name]
+    qemu.qemu("qemu-img", "create", "-q", "-f", "qed", *more, path)
+
+
 _VMDK_HEADER = (0, 80)
 _VMDK_DESCRIPTOR = (512, 400)
 
@@ -149,6 +166,9 @@ SEEDS = (
     Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
     Seed("hdi", "hdi", _headed("hdi", "20/4/17"), ((0, 32),), 4000),
     Seed("nhd", "nhd", _headed("nhd", "20/4/17"), ((0x110, 14),), 4000),
+    Seed("parallels", "parallels", _parallels, ((0, 96),), 5000),
+    Seed("qed", "qed", _qed, ((0, 64), (1 << 16, 8), (5 << 16, 512)), 5000),
+    Seed("qed overlay", "qed", _qed_overlay, ((0, 80), (4096, 16)), 1500),
 )  # fmt: skip
 
 

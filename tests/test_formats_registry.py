@@ -22,8 +22,6 @@ RAW = OpenOptions(format="raw")
 # The name vdisk has for a format, and how qemu-img is asked to make one.
 FOREIGN = {
     "vhdx": ["-f", "vhdx"],
-    "qed": ["-f", "qed"],
-    "parallels": ["-f", "parallels"],
 }
 
 

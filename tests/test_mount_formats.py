@@ -29,11 +29,12 @@ FORMATS = {
     "vhd": "vpc -o force_size=on",
     "vhd of fixed size": "vpc -o subformat=fixed,force_size=on",
     "vmdk": "vmdk",
+    "qed": "qed",
     "vmdk in flat files": "vmdk -o subformat=monolithicFlat",
 }
 UNCHECKED = ("vhd",)  # qemu-img has no check for these.
 # To be tried with --slow only: used as a disk, they are as the fixed VDI is.
-SLOW = ("vhd of fixed size", "vmdk in flat files")
+SLOW = ("vhd of fixed size", "vmdk in flat files", "qed")
 
 
 def made(person: Person, place: Path, name: str) -> Path:

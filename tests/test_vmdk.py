@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qemu
 from cli import done, refused
@@ -28,6 +30,7 @@ from vdisk.errors import (
 )
 from vdisk.extent import Kind, merged
 from vdisk.formats.base import ProblemKind
+from vdisk.formats.vmdk_descriptor import Descriptor, ExtentLine
 from vdisk.formats.vmdk_stream import grains, pack_grain, stream_optimized
 from vdisk.geometry import Geometry
 from vdisk.open import NO_OPTIONS, OpenOptions, open_image, resize_disk
@@ -35,7 +38,7 @@ from vdisk.store import FolderStore
 from vdisk.units import parse_size
 
 KIB, MIB = 1 << 10, 1 << 20
-SIZE = 20 * MIB
+SIZE = 8 * MIB
 SUBFORMATS = ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]
 ESX_SAMPLE = Path(__file__).with_name("data") / "iotest-version3.vmdk.xz"
 
@@ -97,12 +100,12 @@ def test_an_image_made_written_and_resized_here_is_one_to_qemu(
     make(image, SIZE, subformat=subformat, extent_size="7M")
     content = bytearray(SIZE)
     random = Random(subformat)
-    for size in (SIZE, 33 * MIB + 512, 4 * MIB, 130 * MIB):
+    for size in (SIZE, 15 * MIB + 512, 4 * MIB, 70 * MIB):
         with open_image(image, writable=True) as disk:
             resize_disk(disk, size)
             del content[size:]
             content.extend(bytes(size - len(content)))
-            part = content[: 30 * MIB]
+            part = content[: 12 * MIB]
             scattered(disk, part, random, 8)
             content[: len(part)] = part
             assert disk.read(0, size) == content
@@ -193,6 +196,39 @@ def test_a_descriptor_keeps_its_length_and_what_is_not_known_in_it(tmp_path: Pat
         b"CID", b"ddb.geometry.cylinders"
     }
     qemu.check(image, "vmdk")
+
+
+LINE = st.one_of(
+    st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=("Cs",)), max_size=30),
+    st.sampled_from(["CID=1", "cid = 0000abcd ", 'ddb.geometry.heads="16"', "parentCID=ffffffff",
+                     'RW 8 SPARSE "a"', "RW 4 ZERO", 'RDONLY 7 FLAT "b c" 9', "CID=", "RW 1"]),
+)  # fmt: skip
+
+
+@given(st.lists(LINE, max_size=12), st.sampled_from(["\n", "\r\n"]), st.integers(1, 1 << 30))
+def test_a_change_of_any_descriptor_changes_what_it_is_about_alone(
+    lines: list[str], newline: str, cylinders: int
+) -> None:
+    text = newline.join(["# Disk DescriptorFile", "RW 2 ZERO", *lines, ""])
+    try:
+        before = Descriptor.parse(text.encode(), "d.vmdk")
+    except Corrupt:
+        return
+    geometry = Geometry(cylinders, 16, 63)
+    line = ExtentLine("RW", 3, "ZERO")
+    after = before.with_geometry(geometry).with_new_cid().with_extent(0, line)
+    again = Descriptor.parse(after.encoded(), "d.vmdk")
+    assert (again.geometry, again.cid) == (geometry, after.cid)
+    assert again.cid != before.cid
+    assert again.extents == (line, *before.extents[1:])
+    assert len(after.text) >= len(before.text)
+    changed = {"cid"} | {key for key in again.fields if key.startswith("ddb.geometry.")}
+    kept = {key: value for key, value in before.fields.items() if key not in changed}
+    assert {key: value for key, value in again.fields.items() if key not in changed} == kept
+    # Every line that is about nothing of this is there, as it was.
+    for one in lines:
+        if "=" not in one and not one.startswith("RW"):
+            assert one in after.text
 
 
 def test_an_embedded_descriptor_never_outgrows_its_room(tmp_path: Path) -> None:
@@ -643,20 +679,19 @@ def test_a_grain_in_a_wrong_place_is_found_and_never_written_to(
 def test_a_table_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
     """Other programs leave tables out that nothing is in (and QEMU would write to sector 0)."""
     image = tmp_path / "d.vmdk"
-    make(image, 100 * MIB)
+    make(image, 70 * MIB)
     for at in (48, 56):
         (sector,) = struct.unpack_from("<Q", header(image), at)
         patch(image, sector * 512 + 4, bytes(8))
-    content = bytearray(100 * MIB)
+    content = bytearray(70 * MIB)
     with open_image(image, writable=True) as disk:
-        assert disk.read(0, 100 * MIB) == content
-        for offset in (31 * MIB, 60 * MIB, 99 * MIB):
-            disk.write(offset, b"x" * 2 * MIB if offset < 99 * MIB else b"x")
-            content[offset : offset + 2 * MIB] = b"x" * 2 * MIB if offset < 99 * MIB else b"x"
-            content.extend(bytes(100 * MIB - len(content)))
-        del content[100 * MIB :]
+        assert disk.read(0, 70 * MIB) == content
+        for offset in (31 * MIB, 40 * MIB, 69 * MIB):
+            length = min(2 * MIB, 70 * MIB - offset)
+            disk.write(offset, b"x" * length)
+            content[offset : offset + length] = b"x" * length
     with open_image(image, writable=False) as disk:
-        assert disk.read(0, 100 * MIB) == content
+        assert disk.read(0, 70 * MIB) == content
         assert list(disk.image.check()) == []
     qemu.check(image, "vmdk")
     qemu.expect(image, "vmdk", content)

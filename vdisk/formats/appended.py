@@ -159,7 +159,19 @@ class AppendedClusters(DiskExtent):
             return None
         return run.kind, run.host, run.host_offset or 0
 
+    may_overlap = False
+    """Whether clusters are shorter than `Layout.unit` in the file, so that several may lie in one.
+    """
+
+    def is_aligned(self, place: int) -> bool:
+        """Whether a cluster may begin at that host offset, as far as its alignment goes."""
+        return True
+
     # Placing clusters
+
+    @abstractmethod
+    def plan_begin(self) -> Plan:
+        """Mark the image as written to; after a writer that did not close it, set it right."""
 
     @abstractmethod
     def prepare(self, part: int) -> Plan | None:
@@ -171,6 +183,8 @@ class AppendedClusters(DiskExtent):
         return self._prepared(offset) or self._allocate(offset, length)
 
     def _prepared(self, offset: int) -> Plan | None:
+        if self.is_cut and not self.host.is_block:
+            return self.plan_cut(self.used_end())
         if self.table.bytes_waiting > _WAITING_BYTES_MAX:
             return self.plan_flush()
         return self.prepare((offset - self.start) // self.layout.unit // self.table.part_entries)
@@ -339,5 +353,6 @@ class AppendedClusters(DiskExtent):
         def done() -> None:
             self._touched = self._end = end
             self._reserved = 0
+            self.is_cut = False
 
-        return Plan((Truncate(self.host, end),), done)
+        return Plan((Barrier((self.host,)), Truncate(self.host, end)), done)

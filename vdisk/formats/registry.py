@@ -18,9 +18,11 @@ from vdisk.formats.creation import CompressedWriter, Creation, Option
 from vdisk.formats.headed import opener
 from vdisk.formats.headed_create import creator
 from vdisk.formats.headed_layouts import FDI, HDI, HDX, NHD, SLH, THD, VIRTUAL98, Layout
+from vdisk.formats.parallels import Parallels, open_parallels
 from vdisk.formats.qcow2.create import QCOW2_OPTIONS, create_qcow2
 from vdisk.formats.qcow2.image import Qcow2
 from vdisk.formats.qcow2.opening import open_qcow2
+from vdisk.formats.qed import Qed, open_qed
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
@@ -84,6 +86,8 @@ FORMATS: dict[str, Format] = {
             Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
             stores_geometry=True, overlays=True, is_part=is_extent_name,
         ),
+        Format(Parallels.name, open_parallels),
+        Format(Qed.name, open_qed),
         Format(
             Vhd.name, open_vhd, create_vhd, (".vhd",), VHD_OPTIONS,
             stores_geometry=True, overlays=True,

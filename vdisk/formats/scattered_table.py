@@ -15,6 +15,12 @@ from vdisk.plan import Put
 
 _FEW = 16  # No more are compared one by one.
 
+def whole_pages(entries: int, width: int) -> int:
+    """`part_entries` of a table that is one part with `entries` of `width` bytes."""
+    page = _PAGE_BYTES // width
+    return -(-entries // page) * page
+
+
 Directory = Callable[[int], int]
 """The host offset of the part of that number, 0 where there is none.  Raises as `map` does."""
 

@@ -8,17 +8,14 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from vdisk.formats.appended_check import left_by_a_crash, wrong_entries
 from vdisk.formats.base import Problem, ProblemKind
-from vdisk.formats.vmdk_header import FREE
 from vdisk.formats.vmdk_sparse import SparseExtent
 from vdisk.plan import Plan
 from vdisk.units import SECTOR
 
 if TYPE_CHECKING:
     from vdisk.formats.vmdk import Vmdk
-
-_CELLS_AT_ONCE = 1 << 26  # A byte each.
-
 
 def check(vmdk: Vmdk) -> Iterator[Problem]:
     """Grains in each other's place or in nobody's, copies that differ, space that is lost."""
@@ -50,15 +47,13 @@ class _Checker:
 
     def __init__(self, extent: SparseExtent) -> None:
         self.extent = extent
-        self.unit = extent.header.grain * SECTOR
         self.size = extent.host.size()
         self.wrong_tables: set[int] = set()  # Sectors named twice, or past the end.
 
     def problems(self) -> Iterator[Problem]:
         """All of the extent's, the tables' own first."""
         yield from self._wrong_tables()
-        for start in range(0, -(-self.size // self.unit), _CELLS_AT_ONCE):
-            yield from self._wrong_grains(start)
+        yield from wrong_entries(self.extent, self._tables, "grain")
         if not self.extent.is_written and not self.extent.is_compressed:
             yield from self._left_by_a_crash()
 
@@ -88,30 +83,6 @@ class _Checker:
                     part = first + number
                     yield from self.extent.entries(part * entries, (part + 1) * entries)
 
-    def _wrong_grains(self, start: int) -> Iterator[Problem]:
-        """Entries that name no grain, or one in another's place, from grain `start` of the file on.
-
-        Two grains that begin within one grain's length of the file overlap.
-        """
-        extent, unit = self.extent, self.unit // SECTOR
-        seen = bytearray(min(_CELLS_AT_ONCE, -(-self.size // self.unit) - start))
-        for first, page in self._tables():
-            if not any(page):
-                continue
-            for number, entry in enumerate(page):
-                if entry in (FREE, extent.layout.zero):
-                    continue
-                if entry < extent.layout.first // SECTOR or entry * SECTOR >= self.size:
-                    if start == 0:
-                        yield _corruption(first + number, entry, "which is no grain's place")
-                    continue
-                cell = entry // unit - start
-                if extent.is_compressed or not 0 <= cell < len(seen):
-                    continue
-                if seen[cell]:
-                    yield _corruption(first + number, entry, "where another one is")
-                seen[cell] = 1
-
     def _left_by_a_crash(self) -> Iterator[Problem]:
         """Copies of tables that differ, a mark, and space at the end that nothing uses."""
         extent = self.extent
@@ -124,18 +95,4 @@ class _Checker:
                 f"the copy of grain table {differ[0] // extent.header.table_entries} differs",
                 Plan(puts),
             )
-        end = extent.used_end(self._tables())
-        if end + 2 * self.unit < self.size:
-            yield Problem(
-                ProblemKind.UNCLEAN if extent.header.unclean else ProblemKind.LEAK,
-                f"{self.size - end} bytes at the end of the file belong to nothing",
-                None if extent.host.is_block else extent.plan_cut(end),
-            )
-        if extent.header.unclean:
-            yield Problem(
-                ProblemKind.UNCLEAN, "its last writer did not close it", extent.plan_begin()
-            )
-
-
-def _corruption(grain: int, entry: int, what: str) -> Problem:
-    return Problem(ProblemKind.CORRUPTION, f"grain {grain} is said to be at sector {entry}, {what}")
+        yield from left_by_a_crash(extent, self._tables, is_marked=extent.header.unclean)

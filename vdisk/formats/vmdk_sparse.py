@@ -54,7 +54,7 @@ class SparseExtent(AppendedClusters):
         """Go by `header` from now on, which the host has already."""
         self.header = header
         self.length = length
-        self.is_compressed = header.has(Flag.COMPRESSED)
+        self.is_compressed = self.may_overlap = header.has(Flag.COMPRESSED)
         # Compressed grains may lie before anything else; what lies in front of others is no grain.
         first = 1 if self.is_compressed else max(header.overhead, 1)
         self.layout = Layout(
