@@ -44,6 +44,8 @@ class Seed:
     regions: tuple[tuple[int, int], ...]
     count: int = 95_000
     byteorder: str = "<"
+    more: int = 0
+    """How many a slow run tries, where that is not `count`."""
 
 
 def _vdi_of_qemu(path: Path) -> None:
@@ -59,10 +61,37 @@ def _vdi_overlay(path: Path) -> None:
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
 
 
+def _qcow2_of_qemu(path: Path) -> None:
+    """With clusters of all kinds, and a snapshot: tables from 4 KiB on, in the first 64 KiB."""
+    qemu.create(path, "qcow2", 4 << 20, cluster_size="4K")
+    words = ["write -P 1 0 8k", "write -z 4k 4k", "write -c -P 2 12k 4k", "write -P 3 3M 20k"]
+    qemu.qemu("qemu-io", "-f", "qcow2", *[word for each in words for word in ("-c", each)], path)
+    qemu.qemu("qemu-img", "snapshot", "-c", "kept", path)
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 4 0 4k", path)
+
+
+def _qcow2_overlay(path: Path) -> None:
+    base = path.with_name("base.qcow2")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"extended-l2": "on", "cluster-size": "16K"}
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "qcow2", options, base))
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 1 1k 20k", "-c", "write -z 64k 3k", path)
+
+
+_QCOW2_HEADER = ((4, 28), (32, 40), (72, 32), (100, 60))
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
+    Seed(
+        "qcow2 of qemu", "qcow2", _qcow2_of_qemu, (*_QCOW2_HEADER, (4096, 61440)), 2000, ">", 60_000
+    ),
+    Seed(
+        "qcow2 overlay", "qcow2", _qcow2_overlay,
+        (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 700, ">", 40_000,
+    ),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
 )
 

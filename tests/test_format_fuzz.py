@@ -27,7 +27,7 @@ def test_a_mutated_image_opens_or_is_refused(seed: Seed) -> None:
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 def test_many_more_mutated_images(seed: Seed, number: int) -> None:
     with host_folder("memory") as folder:
-        fuzz(seed, folder, seed.count, number)
+        fuzz(seed, folder, seed.more or seed.count, number)
 
 
 _HUGE_VDI = """

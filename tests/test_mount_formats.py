@@ -21,7 +21,11 @@ from harness import Mounted, Person
 MIB = 1 << 20
 
 # As qemu-img is asked to make them.
-FORMATS = {"vdi": "vdi", "vdi of fixed size": "vdi -o static=on"}
+FORMATS = {
+    "vdi": "vdi",
+    "vdi of fixed size": "vdi -o static=on",
+    "qcow2": "qcow2",
+}
 
 
 @pytest.fixture(params=FORMATS)

@@ -423,10 +423,13 @@ class Qcow2(ImageFormat):
             "lazy_refcounts": bool(header.compatible & Compatible.LAZY_REFCOUNTS),
             "dirty": Incompatible.DIRTY in header.incompatible,
             "corrupt": Incompatible.CORRUPT in header.incompatible,
-            "snapshots": [
-                snapshot.describe() for snapshot in islice(self.snapshot_table, _SNAPSHOTS_SHOWN)
-            ],
+            "snapshots": [],
         }
+        try:
+            for snapshot in islice(self.snapshot_table, _SNAPSHOTS_SHOWN):
+                found["snapshots"].append(snapshot.describe())
+        except Corrupt as error:
+            found["problem"] = error.message
         if header.backing is not None:
             found["backing_file"] = header.backing
             found["backing_format"] = header.backing_format
