@@ -86,11 +86,11 @@ _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
     Seed(
-        "qcow2 of qemu", "qcow2", _qcow2_of_qemu, (*_QCOW2_HEADER, (4096, 61440)), 2000, ">", 60_000
+        "qcow2 of qemu", "qcow2", _qcow2_of_qemu, (*_QCOW2_HEADER, (4096, 61440)), 1000, ">", 60_000
     ),
     Seed(
         "qcow2 overlay", "qcow2", _qcow2_overlay,
-        (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 700, ">", 40_000,
+        (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 400, ">", 40_000,
     ),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
 )

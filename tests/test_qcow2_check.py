@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -85,6 +85,13 @@ DAMAGES: dict[str, Callable[[Tables], None]] = {
     "refcounts past the end": lambda t: t.put(t.refcount_table, 1 << 50),
 }
 _LOST = ("a leak", "two entries", "guest cluster", "not aligned", "past the end", "reserved")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: QEMU's tools, and our barriers, need not wait for a device."""
+    with host_folder("memory") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
