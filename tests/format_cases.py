@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import pytest
+from _pytest.mark import ParameterSet
+
 import qemu
 from conformance import some_bytes
 from model import Subject
@@ -46,6 +49,8 @@ class FormatCase:
     witness: Callable[[Path], None] | None = None
     crash_witness: Callable[[Path], None] | None = None
     tolerates: Callable[[str], bool] = lambda line: False
+    slow_crashes: bool = False
+    """Whether crashes and full hosts are left to the slow tests, another case being much alike."""
 
     def __str__(self) -> str:
         unit = f"{self.boundary >> 10}K" if self.shape is None else f"{self.shape}"
@@ -115,16 +120,20 @@ CASES = [
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vhd", 8 * KIB, {"block-size": "8K"}, layers=2),
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}, layers=4),
-    FormatCase("qcow2", 64 * KIB, witness=qemu_check),
+    FormatCase("qcow2", 64 * KIB, witness=qemu_check, slow_crashes=True),
     FormatCase("qcow2", 512, {"cluster-size": "512", "refcount-bits": "64"}, witness=qemu_check),
     FormatCase(
-        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, witness=qemu_check
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, witness=qemu_check,
+        slow_crashes=True,
     ),
     FormatCase("qcow2", 4 * KIB, {"cluster-size": "4K"}, layers=4),
     FormatCase(
-        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, layers=2
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, layers=2,
+        slow_crashes=True,
     ),
-    FormatCase("qcow2", 1 * KIB, {"cluster-size": "1K", "compat": "0.10"}, layers=2),
+    FormatCase(
+        "qcow2", 1 * KIB, {"cluster-size": "1K", "compat": "0.10"}, layers=2, slow_crashes=True
+    ),
     FormatCase("parallels", 4 * KIB, {"cluster_size": "4K"}, witness=qemu_check_leaks,
                tolerates=parallels_is_in_use),
     FormatCase("qed", 64 * KIB, witness=qemu_check_leaks),
@@ -136,6 +145,15 @@ CASES += [
     FormatCase("hdi", 2048, size_unit=2048, shape=(1, 8, 256)),
     FormatCase("nhd", 4096, size_unit=4096, shape=(2, 2, 1024)),
 ]
+
+
+def crash_params(cases: list[FormatCase]) -> list[ParameterSet]:
+    """`cases` as parameters of tests that go through very many states of each."""
+    return [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.slow_crashes else [])
+        for case in cases
+    ]
+
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 """Those that a machine of many steps can go through in no time."""

@@ -144,12 +144,39 @@ def _headed(name: str, chs: str) -> Callable[[Path], None]:
     return make
 
 
+def _qcow2_of_qemu(path: Path) -> None:
+    """With clusters of all kinds, and a snapshot: tables from 4 KiB on, in the first 64 KiB."""
+    qemu.create(path, "qcow2", 4 << 20, cluster_size="4K")
+    words = ["write -P 1 0 8k", "write -z 4k 4k", "write -c -P 2 12k 4k", "write -P 3 3M 20k"]
+    qemu.qemu("qemu-io", "-f", "qcow2", *[word for each in words for word in ("-c", each)], path)
+    qemu.qemu("qemu-img", "snapshot", "-c", "kept", path)
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 4 0 4k", path)
+
+
+def _qcow2_overlay(path: Path) -> None:
+    base = path.with_name("base.qcow2")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"extended-l2": "on", "cluster-size": "16K"}
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "qcow2", options, base))
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 1 1k 20k", "-c", "write -z 64k 3k", path)
+
+
+_QCOW2_HEADER = ((4, 28), (32, 40), (72, 32), (100, 60))
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 _VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers are the same.
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
+    Seed(
+        "qcow2 of qemu", "qcow2", _qcow2_of_qemu, (*_QCOW2_HEADER, (4096, 61440)), 1000, ">", 60_000
+    ),
+    Seed(
+        "qcow2 overlay", "qcow2", _qcow2_overlay,
+        (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 400, ">", 40_000,
+    ),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
     Seed("vmdk of qemu", "vmdk", _vmdk_of_qemu,
          (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000,

@@ -26,6 +26,7 @@ MIB = 1 << 20
 FORMATS = {
     "vdi": "vdi",
     "vdi of fixed size": "vdi -o static=on",
+    "qcow2": "qcow2",
     "vhd": "vpc -o force_size=on",
     "vhd of fixed size": "vpc -o subformat=fixed,force_size=on",
     "vmdk": "vmdk",

@@ -173,7 +173,12 @@ class Walk:
                     continue
                 guest = (at + index) // words if number is not None else None
                 entry = self._entry(word, bitmap, guest)
-                if entry is None or header.has_data_file:
+                if header.has_data_file:
+                    continue
+                if entry is None:  # What it may mean is not to be taken for a leak.
+                    start, end = word & OFFSET, (word & OFFSET) + header.cluster_size
+                    low, high = start >> bits, (end - 1) >> bits
+                    yield from self._inside(low, high + 1 - low, weight)
                     continue
                 if entry.packed is not None:
                     low = entry.packed.offset >> bits

@@ -50,8 +50,8 @@ def _problems(image: Qcow2) -> Iterator[Problem]:
         for problem in _of_counts(image, findings, parts[0], every):
             counts_are_right = False
             yield problem
-        if counts_are_right and not findings.fatal:
-            yield from _of_flags(image)
+        if not findings.fatal and not findings.refcount_table:
+            yield from _of_flags(image, with_repair=counts_are_right)
     except (Corrupt, Unsupported) as error:
         yield Problem(ProblemKind.CORRUPTION, error.message)
 
@@ -151,8 +151,8 @@ def _pieces(image: Qcow2, tally: Tally, step: int) -> Iterator[int]:
         last = start
 
 
-def _of_flags(image: Qcow2) -> Iterator[Problem]:
-    """Counts in the host are right: what follows them is told by them."""
+def _of_flags(image: Qcow2, *, with_repair: bool) -> Iterator[Problem]:
+    """Entries whose flags do not follow the counts in the host, which are repaired first."""
     repair: Plan | None = None
     tables = [("L1", image.l1)]
     count = image.refcounts.get
@@ -160,7 +160,7 @@ def _of_flags(image: Qcow2) -> Iterator[Problem]:
         tables += [(f"L2 table {number}", table) for number, table in l2_tables(image, image.l1)]
     for name, table in tables:
         for first, old, new in changed_words(image, table, count):
-            if repair is None and not image.has_waiting:
+            if repair is None and with_repair and not image.has_waiting:
                 repair = plan_flags(image, image.l1)
             is_risky = any(was & ~now & COPIED for was, now in zip(old, new, strict=True))
             yield Problem(

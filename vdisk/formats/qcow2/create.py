@@ -6,6 +6,7 @@ that is there, it is no QCOW2 image.
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def create_qcow2(creation: Creation) -> None:
     layout = _layout(creation, header, is_full)
     data = None
     if header.data_file is not None:
-        data = creation.another(header.data_file)
+        data = creation.another(creation.options["data-file"])
         data.truncate(header.size if is_full or header.data_file_is_raw else 0)
     header = replace(
         header,
@@ -115,7 +116,7 @@ def _header(creation: Creation) -> Header:
         compression=_COMPRESSIONS[options["compression-type"]],
         backing=_backing_name(creation),
         backing_format=_backing_format(creation),
-        data_file=options["data-file"] or None,
+        data_file=_data_file_name(creation),
     )
     header = replace(header, l1_entries=header.l1_entries_for(header.size))
     _check(creation, header)
@@ -123,7 +124,7 @@ def _header(creation: Creation) -> Header:
 
 
 def _check(creation: Creation, header: Header) -> None:
-    name = header.data_file
+    name = creation.options["data-file"] or None
     asked = header.incompatible or header.compatible or header.autoclear
     checks = (
         (
@@ -157,6 +158,13 @@ def _check(creation: Creation, header: Header) -> None:
     for holds, what in checks:
         if not holds:
             raise InvalidArgument(what, path=creation.host.path)
+
+
+def _data_file_name(creation: Creation) -> str | None:
+    """The full path, for QEMU does not take a name as one in the image's folder."""
+    name = creation.options["data-file"]
+    folder = os.path.realpath(creation.host.path.parent)
+    return os.path.join(folder, name) if name else None
 
 
 def _backing_name(creation: Creation) -> str | None:

@@ -185,8 +185,9 @@ class Header:
         if magic != MAGIC:
             raise InvalidFormat("is no qcow2 image: its magic number is wrong", path=host.path)
         if version not in (2, 3):
+            name = "qcow" if version == 1 else "qcow2"
             raise Unsupported(
-                f"is a qcow image of version {version}, not 2 or 3", path=host.path,
+                f"is a {name} image of version {version}, not 2 or 3", path=host.path,
                 hint="qemu-img convert makes one of today's",
             )
         if not CLUSTER_BITS_MIN <= bits <= CLUSTER_BITS_MAX:

@@ -62,9 +62,9 @@ class Qcow2(ImageFormat):
         self.space = Space(self)
         self._bits = header.cluster_bits
         self._inside = header.cluster_size - 1
-        self._end = 0
         self._codec: Codec = Zstd() if header.compression else Deflate(-15)
         self.take(header)
+        self.note_end()
 
     def take(self, header: Header) -> None:
         """Go by `header` from now on, which the host has already: its size and its L1 table."""
@@ -87,6 +87,10 @@ class Qcow2(ImageFormat):
             ("the table of snapshots", header.snapshots_offset,
              header.snapshots_offset + min(header.snapshots, 1)),
         )  # fmt: skip
+
+    def note_end(self) -> None:
+        """Remember where the host file ends: no guest cluster is past that."""
+        self._end = self.header.clusters(self.host.size()) << self._bits
 
     def hosts(self) -> tuple[HostFile, ...]:
         return (self.host,) if self.data is self.host else (self.host, self.data)
@@ -204,7 +208,7 @@ class Qcow2(ImageFormat):
         if self.header.has_data_file:
             return
         if place + length > self._end:
-            self._end = self.end_cluster << self._bits
+            self.note_end()
         what = None
         if place + length > self._end:
             what = "past the end of the file"
@@ -419,10 +423,13 @@ class Qcow2(ImageFormat):
             "lazy_refcounts": bool(header.compatible & Compatible.LAZY_REFCOUNTS),
             "dirty": Incompatible.DIRTY in header.incompatible,
             "corrupt": Incompatible.CORRUPT in header.incompatible,
-            "snapshots": [
-                snapshot.describe() for snapshot in islice(self.snapshot_table, _SNAPSHOTS_SHOWN)
-            ],
+            "snapshots": [],
         }
+        try:
+            for snapshot in islice(self.snapshot_table, _SNAPSHOTS_SHOWN):
+                found["snapshots"].append(snapshot.describe())
+        except Corrupt as error:
+            found["problem"] = error.message
         if header.backing is not None:
             found["backing_file"] = header.backing
             found["backing_format"] = header.backing_format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from vdisk.errors import Corrupt, Unsupported
@@ -48,12 +49,24 @@ def _open_data_file(host: HostFile, header: Header, opening: Opening) -> HostFil
         return None
     if not header.data_file:
         raise Corrupt("has a data file, and does not say which", path=host.path)
-    data = opening.open_file(_file_name(host, header.data_file, "data file"))
+    data = opening.open_file(_present(host, _file_name(host, header.data_file, "data file")))
     data.zeros_past_end = True
     if data.identity == host.identity:
         data.close()
         raise Corrupt("is its own data file", path=host.path)
     return data
+
+
+def _present(host: HostFile, name: str) -> str:
+    """`name`, or, where that is the full path of a file that is gone, the file beside the image.
+
+    QEMU takes the name of a data file from where it is started, so that one that always works is a
+    full path; and that is wrong when both have moved.
+    """
+    beside = host.path.with_name(os.path.basename(name) or ".")
+    if os.path.isabs(name) and not os.path.lexists(name) and beside.exists():
+        return beside.name
+    return name
 
 
 def _file_name(host: HostFile, name: str, what: str) -> str:

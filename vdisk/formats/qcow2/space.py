@@ -187,6 +187,7 @@ class Space:
 
         def done() -> None:
             changes.commit()
+            image.note_end()
             self._clean.append((first + len(missing), count - len(missing)))
             self._clean = [run for run in self._clean if run[1]]
             self._chunk = min(2 * self._chunk, _CHUNK_MAX)
