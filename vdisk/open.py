@@ -23,12 +23,12 @@ from vdisk.errors import (
 )
 from vdisk.formats.base import ImageFormat, Opening
 from vdisk.formats.registry import FORMATS, open_format
-from vdisk.geometry import Choice, Geometry, Source, choose, derive
+from vdisk.geometry import Choice, Geometry, Source, check_sector_size, choose, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
 from vdisk.parents import opening
 from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
-from vdisk.tables import Scan, guess_sector_size, read_table
+from vdisk.tables import Partition, Scan, guess_sector_size, rdb_geometry, read_table
 
 SECTOR_SIZE_DEFAULT = 512
 _PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
@@ -213,6 +213,7 @@ def choose_geometry(
     disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
 ) -> Choice | None:
     """The geometry of an open disk with its provenance; None for less than one sector."""
+    check_sector_size(disk.sector_size)
     first = disk.read(0, min(_FIRST_BYTES, disk.size))
     return choose(
         disk.size,
@@ -220,6 +221,7 @@ def choose_geometry(
         given=_given(disk, options),
         stored=stored,
         header=disk.image.header_geometry,
+        rdb=rdb_geometry(disk.read, disk.size, disk.sector_size),
         first_sector=first if len(first) == _FIRST_BYTES else None,
     )
 
@@ -345,14 +347,20 @@ def partition_disk(disk: Disk, number: int) -> Slice:
         disk, partition.start_lba * unit, partition.sectors * unit,
         address=f"{disk.address}/p{number}",
     )
-    part.choice = _partition_geometry(part, disk)
+    part.choice = _partition_geometry(part, partition, disk)
     return part
 
 
-def _partition_geometry(part: Slice, disk: Disk) -> Choice | None:
-    """A partition has the heads and sectors of its disk, and as many whole cylinders as fit."""
+def _partition_geometry(part: Slice, partition: Partition, disk: Disk) -> Choice | None:
+    """A partition has the geometry that its table gives it, which an Amiga's does.
+
+    Else it has the heads and sectors of its disk, and as many whole cylinders as fit.
+    """
     if part.sectors == 0 or disk.choice is None:
         return None
+    own = partition.geometry
+    if own is not None and own.sector_size == disk.sector_size:
+        return replace(disk.choice, geometry=own, source=Source.RDB)
     whole = disk.choice.geometry
     cylinders = part.sectors // whole.sectors_per_cylinder
     if cylinders == 0:
