@@ -177,7 +177,8 @@ def open_host(
 
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
     """Record the format of a writable disk where it was given, or nothing in the file tells it."""
-    if options.format is not None or FORMATS[disk.image.name].unsigned:
+    entry = FORMATS.get(disk.image.name)
+    if options.format is not None or (entry is not None and entry.unsigned):
         store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 

@@ -27,7 +27,7 @@ from vdisk.units import format_size
         "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk",
         "vdisk mount disks/ mnt                 # every image in it; a new file is a new disk",
         "vdisk mount -r a.img b.img mnt         # several images, for reading only",
-        "vdisk mount --snapshot disk.img mnt    # to try something out: disk.img stays as it is",
+        "vdisk mount --snapshot disk.img mnt    # what is written is forgotten afterwards",
         "vdisk mount -o allow_other,uid=1000 disk.img mnt",
     )
 )
