@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def choose_geometry(
     disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
 ) -> Choice | None:
     """The geometry of an open disk with its provenance; None for less than one sector."""
-    first = disk.read(0, min(_FIRST_BYTES, disk.size))
+    first = _peek(disk)(0, min(_FIRST_BYTES, disk.size))
     return choose(
         disk.size,
         disk.sector_size,
@@ -219,6 +220,21 @@ def choose_geometry(
         header=disk.image.header_geometry,
         first_sector=first if len(first) == _FIRST_BYTES else None,
     )
+
+
+def _peek(disk: ImageDisk) -> Callable[[int, int], bytes]:
+    """What a guess reads the disk by: zeros where the image is damaged.
+
+    So one of which only the first cluster cannot be read is opened, to be repaired or copied.
+    """
+
+    def read(offset: int, length: int) -> bytes:
+        try:
+            return disk.read(offset, length)
+        except Corrupt:
+            return bytes(length)
+
+    return read
 
 
 def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
@@ -374,7 +390,7 @@ def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None)
         return stored.sector_size
     return (
         disk.image.sector_size
-        or guess_sector_size(disk.read, disk.size)
+        or guess_sector_size(_peek(disk), disk.size)
         or SECTOR_SIZE_DEFAULT
     )
 
