@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import pytest
+from _pytest.mark import ParameterSet
+
 import qemu
 from conformance import some_bytes
 from model import Subject
 from vdisk.create import create_image, plan_disk
 from vdisk.disk import Disk
+from vdisk.formats.registry import FORMATS
 from vdisk.open import open_image, resize_disk
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -31,6 +35,8 @@ class FormatCase:
     on top of the other.  `witness` checks the closed image, by another program where one opens it;
     `crash_witness` one that was open when the power was lost, where less can be asked of it.
     `tolerates` says which error of `qemu-img check` a crash may leave until the next writer.
+    Sizes are multiples of `size_unit`; `shape` is (heads, sectors per track, bytes per sector) of
+    a format whose geometry is its size.
     """
 
     format: str
@@ -38,13 +44,17 @@ class FormatCase:
     options: dict[str, str] = field(default_factory=dict)
     layers: int = 1
     size_unit: int = 512
+    shape: tuple[int, int, int] | None = None
     resizes: bool = True
     witness: Callable[[Path], None] | None = None
     crash_witness: Callable[[Path], None] | None = None
     tolerates: Callable[[str], bool] = lambda line: False
+    slow_crashes: bool = False
+    """Whether crashes and full hosts are left to the slow tests, another case being much alike."""
 
     def __str__(self) -> str:
-        words = [f"{self.format} in {self.boundary >> 10}K", *self.options.values()]
+        unit = f"{self.boundary >> 10}K" if self.shape is None else f"{self.shape}"
+        words = [f"{self.format} in {unit}", *self.options.values()]
         return ", ".join(words + ([f"{self.layers} layers"] if self.layers > 1 else []))
 
 
@@ -80,6 +90,16 @@ def qemu_reads_no_less(path: Path) -> None:
         assert ours[at : at + 512] in (theirs[at : at + 512], bytes(512)), at
 
 
+def qemu_check_leaks(path: Path) -> None:
+    """As `qemu_check`, but for clusters that nothing uses: a crash leaves them."""
+    qemu.qemu("qemu-img", "check", "-f", path.suffix[1:], path, status=(0, 3))
+
+
+def parallels_is_in_use(line: str) -> bool:
+    """The mark, which has the next writer look for damage, and space set aside are no damage."""
+    return line.startswith(("ERROR image was not closed", "ERROR space leaked at the end"))
+
+
 def vdi_count_is_high(line: str) -> bool:
     """A VDI image's count runs ahead of its map; one that is too low would be the dangerous one."""
     found = re.fullmatch(r"ERROR: allocated blocks mismatch, is (\d+), should be (\d+)", line)
@@ -92,6 +112,15 @@ CASES = [
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}),
     FormatCase("vdi", 64 * KIB, {"block-size": "64K"}, layers=2),
     FormatCase("vdi", 4 * KIB, {"block-size": "4K"}, layers=4),
+    FormatCase("vmdk", 64 * KIB, witness=qemu_check),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "monolithicFlat"}, witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentSparse", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", MIB, {"subformat": "twoGbMaxExtentFlat", "extent-size": "1M"},
+               witness=qemu_check),
+    FormatCase("vmdk", 64 * KIB, {"zeroed-grain": "on"}, layers=2),
+    FormatCase("vmdk", 4 * KIB, {"grain-size": "4K"}, layers=4),
     FormatCase("vhd", 2 * MIB, witness=qemu_reads, crash_witness=qemu_reads_no_less),
     FormatCase("vhd", 64 * KIB, {"subformat": "fixed"}, witness=qemu_reads),
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}),
@@ -99,7 +128,40 @@ CASES = [
     FormatCase("vhd", 4 * KIB, {"block-size": "4K"}, layers=4),
     FormatCase("vhdx", MIB, {"block-size": "1M"}, witness=qemu_agrees),
     FormatCase("vhdx", MIB, {"block-size": "1M"}, layers=3),
+    FormatCase("qcow2", 64 * KIB, witness=qemu_check, slow_crashes=True),
+    FormatCase("qcow2", 512, {"cluster-size": "512", "refcount-bits": "64"}, witness=qemu_check),
+    FormatCase(
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, witness=qemu_check,
+        slow_crashes=True,
+    ),
+    FormatCase("qcow2", 4 * KIB, {"cluster-size": "4K"}, layers=4),
+    FormatCase(
+        "qcow2", 16 * KIB, {"cluster-size": "16K", "extended-l2": "on"}, layers=2,
+        slow_crashes=True,
+    ),
+    FormatCase(
+        "qcow2", 1 * KIB, {"cluster-size": "1K", "compat": "0.10"}, layers=2, slow_crashes=True
+    ),
+    FormatCase("parallels", 4 * KIB, {"cluster_size": "4K"}, witness=qemu_check_leaks,
+               tolerates=parallels_is_in_use),
+    FormatCase("qed", 64 * KIB, witness=qemu_check_leaks),
+    FormatCase("qed", 4 * KIB, {"cluster_size": "4K", "table_size": "2"}, layers=3),
+]  # fmt: skip
+
+# No other program here opens these; what each field means, `test_headed` has from elsewhere.
+CASES += [
+    FormatCase("hdi", 2048, size_unit=2048, shape=(1, 8, 256)),
+    FormatCase("nhd", 4096, size_unit=4096, shape=(2, 2, 1024)),
 ]
+
+
+def crash_params(cases: list[FormatCase]) -> list[ParameterSet]:
+    """`cases` as parameters of tests that go through very many states of each."""
+    return [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.slow_crashes else [])
+        for case in cases
+    ]
+
 
 SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 """Those that a machine of many steps can go through in no time."""
@@ -107,7 +169,8 @@ SMALL_CASES = [case for case in CASES if case.boundary < MIB]
 
 def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> Subject:
     """A disk of that kind, `blocks` blocks and a bit large, with bytes in every layer."""
-    size = blocks * case.boundary + 512
+    # A geometry needs three sectors.
+    size = max(blocks * case.boundary, 1024) + case.size_unit
     content = bytearray(size)
     path = folder / f"0.{case.format}"
     make(path, case, size)
@@ -140,8 +203,19 @@ def format_subject(folder: Path, case: FormatCase, *, blocks: int = BLOCKS) -> S
 
 def make(path: Path, case: FormatCase, size: int, parent: Path | None = None) -> Path:
     """A new image of that kind, empty or an overlay."""
-    new = plan_disk(size_bytes=size, chs="1/1/3")
-    options = {"block-size": case.options["block-size"]} if parent else case.options
+    if FORMATS[case.format].create is None:
+        backing = ["-F", case.format, "-b", parent] if parent else []
+        words = [f"-o{name}={value}" for name, value in case.options.items()]
+        qemu.qemu("qemu-img", "create", "-q", "-f", case.format, *words, *backing, path, size)
+        return path
+    if case.shape is None:
+        new = plan_disk(size_bytes=size, chs="1/1/3")
+    else:
+        heads, sectors, sector_size = case.shape
+        cylinders = size // (heads * sectors * sector_size)
+        new = plan_disk(chs=f"{cylinders}/{heads}/{sectors}", sector_size=sector_size)
+    once = ("subformat", "preallocation")  # Options of what is allocated when it is made.
+    options = {k: v for k, v in case.options.items() if parent is None or k not in once}
     create_image(
         path, type(new)(new.size_bytes, new.geometry, True, case.format, options, parent)
     )
@@ -158,3 +232,21 @@ def empty_disk(folder: Path, case: FormatCase, size: int) -> Iterator[Disk]:
         yield disk
     with open_image(path, writable=False) as disk:
         assert list(disk.image.check()) == []
+
+
+def scattered(disk: Disk, content: bytearray, random: Random, count: int) -> None:
+    """Write, zero and discard random ranges, many unaligned, of the disk and of `content`."""
+    for _ in range(count):
+        offset = random.randrange(len(content))
+        length = min(random.randrange(1, 3 * MIB), len(content) - offset)
+        block = random.randbytes(length)
+        match random.randrange(4):
+            case 0:
+                disk.discard(offset, length)
+                block = bytes(length)
+            case 1:
+                disk.zero(offset, length)
+                block = bytes(length)
+            case _:
+                disk.write(offset, block)
+        content[offset : offset + length] = block

@@ -10,7 +10,7 @@ import resource
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -22,6 +22,8 @@ import qemu
 from vdisk.create import create_image, plan_disk
 from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
 from vdisk.formats.registry import FORMATS
+from vdisk.formats.vmdk_stream import pack_grain, stream_optimized
+from vdisk.geometry import Geometry
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.parents import opening
@@ -64,6 +66,48 @@ def _vdi_overlay(path: Path) -> None:
     new = plan_disk(size_bytes=1 << 20)
     options = {"block-size": "4K"}
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
+
+
+def _vmdk_of_qemu(path: Path) -> None:
+    qemu.create(path, "vmdk", 8 << 20)
+    qemu.scatter(path, "vmdk", bytearray(8 << 20), Random(0), 5)
+
+
+def _vmdk_stream(path: Path) -> None:
+    """128 KiB of the first and second grain of three, compressed, behind a footer."""
+    packed = [(0, pack_grain(0, b"a" * 1000)), (1 << 16, pack_grain(1 << 16, b"b" * 1000))]
+    parts = stream_optimized(3 << 16, packed, file_name="d", geometry=Geometry(1, 4, 17))
+    path.write_bytes(b"".join(parts))
+
+
+def _vmdk_overlay(path: Path) -> None:
+    base = path.with_name("base.vmdk")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"subformat": "twoGbMaxExtentFlat"}
+    create_image(path.with_name("flat.vmdk"), replace(new, options=options))
+    create_image(path, replace(new, parent=base, options={"zeroed-grain": "on"}))
+
+
+def _parallels(path: Path) -> None:
+    qemu.create(path, "parallels", 8 << 20)
+    qemu.scatter(path, "parallels", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed(path: Path) -> None:
+    qemu.create(path, "qed", 8 << 20)
+    qemu.scatter(path, "qed", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed_overlay(path: Path) -> None:
+    base = path.with_name("base.qed")
+    qemu.create(base, "qed", 1 << 20)
+    more = ["-o", "cluster_size=4096,table_size=2", "-F", "qed", "-b", base.name]
+    qemu.qemu("qemu-img", "create", "-q", "-f", "qed", *more, path)
+
+
+_VMDK_HEADER = (0, 80)
+_VMDK_DESCRIPTOR = (512, 400)
 
 
 def _vhd_of_qemu(path: Path) -> None:
@@ -133,6 +177,34 @@ def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
     return found
 
 
+def _headed(name: str, chs: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        new = plan_disk(chs=chs)
+        create_image(path, type(new)(new.size_bytes, new.geometry, True, name))
+
+    return make
+
+
+def _qcow2_of_qemu(path: Path) -> None:
+    """With clusters of all kinds, and a snapshot: tables from 4 KiB on, in the first 64 KiB."""
+    qemu.create(path, "qcow2", 4 << 20, cluster_size="4K")
+    words = ["write -P 1 0 8k", "write -z 4k 4k", "write -c -P 2 12k 4k", "write -P 3 3M 20k"]
+    qemu.qemu("qemu-io", "-f", "qcow2", *[word for each in words for word in ("-c", each)], path)
+    qemu.qemu("qemu-img", "snapshot", "-c", "kept", path)
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 4 0 4k", path)
+
+
+def _qcow2_overlay(path: Path) -> None:
+    base = path.with_name("base.qcow2")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"extended-l2": "on", "cluster-size": "16K"}
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "qcow2", options, base))
+    qemu.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 1 1k 20k", "-c", "write -z 64k 3k", path)
+
+
+_QCOW2_HEADER = ((4, 28), (32, 40), (72, 32), (100, 60))
+
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
 _VHDX = (
@@ -145,7 +217,22 @@ _VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers 
 
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
+    Seed(
+        "qcow2 of qemu", "qcow2", _qcow2_of_qemu, (*_QCOW2_HEADER, (4096, 61440)), 1000, ">", 60_000
+    ),
+    Seed(
+        "qcow2 overlay", "qcow2", _qcow2_overlay,
+        (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 400, ">", 40_000,
+    ),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
+    Seed("vmdk of qemu", "vmdk", _vmdk_of_qemu,
+         (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000,
+         slow_count=25_000),
+    Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500,
+         slow_count=5000),
+    Seed("vmdk stream", "vmdk", _vmdk_stream,
+         (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000,
+         slow_count=25_000),
     Seed("vhd of qemu", "vhd", _vhd_of_qemu, (*_VHD_HEADERS, (1536, 16)), 10_000, ">", 100_000,
          _vhd_checksums),
     Seed("vhd overlay", "vhd", _vhd_overlay, (*_VHD_HEADERS, (1536, 1024)), 2000, ">", 5000,
@@ -155,7 +242,12 @@ SEEDS = (
     Seed("vhdx to replay", "vhdx", _vhdx_to_replay, (*_VHDX, *_VHDX_LOG, *_VHDX_LOG), 1500, "<",
          50_000, _vhdx_checksums),
     Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
-)
+    Seed("hdi", "hdi", _headed("hdi", "20/4/17"), ((0, 32),), 4000),
+    Seed("nhd", "nhd", _headed("nhd", "20/4/17"), ((0x110, 14),), 4000),
+    Seed("parallels", "parallels", _parallels, ((0, 96),), 5000),
+    Seed("qed", "qed", _qed, ((0, 64), (1 << 16, 8), (5 << 16, 512)), 5000),
+    Seed("qed overlay", "qed", _qed_overlay, ((0, 80), (4096, 16)), 1500),
+)  # fmt: skip
 
 
 def mutated(

@@ -28,7 +28,7 @@ def qemu_name(format_name: str) -> str:
 
 
 def create(path: Path, format_name: str, size: int, **options: object) -> Path:
-    """An image made by qemu-img with these options of the format."""
+    """An image made by qemu-img, with options as that calls them."""
     words = [f"{key}={value}" for key, value in options.items()]
     more = ["-o", ",".join(words)] if words else []
     qemu("qemu-img", "create", "-q", "-f", qemu_name(format_name), *more, path, size)

@@ -103,8 +103,8 @@ def test_a_missing_folder_or_a_file_in_its_place_is_named(tmp_path: Path) -> Non
 
 
 def test_a_name_of_another_format_is_refused(tmp_path: Path) -> None:
-    # Raw bytes in a file called .qcow2 are what somebody else opens as qcow2 one day.
-    image = tmp_path / "d.qcow2"
+    # Raw bytes in a file called .qcow are what somebody else opens as qcow one day.
+    image = tmp_path / "d.qcow"
     assert "d.img" in refused("create", image, "--size", "1M")
     done("create", image, "--size", "1M", "--format", "raw")
     assert qemu_size(image) == MIB

@@ -74,7 +74,7 @@ def test_version_is_that_of_the_project() -> None:
         (["create", "x.img", "--chs", "1/2"], "1/2"),
         (["create", "x.img", "--chs", "1/2/3", "--profile", "ata"], "exclude"),
         (["create", "x.img", "--profile", "nonsense"], "nonsense"),
-        (["create", "x.img", "--size", "1M", "--format", "qcow2"], "qcow2"),
+        (["create", "x.img", "--size", "1M", "--format", "qcow9"], "qcow9"),
         (["read", "x.img", "--lba", "-1"], "-1"),
         (["read", "x.img", "--lba", "1", "--chs", "0/0/1"], "exclude"),
         (["read", "x.img", "--sectors", "1", "--length", "1"], "exclude"),
@@ -216,7 +216,7 @@ def completions(*words: str) -> list[str]:
 
 def test_completion_knows_commands_options_profiles_and_files() -> None:
     assert completions("u") == ["plain,umount"]
-    assert set(completions("re")) == {"plain,read", "plain,resize"}
+    assert set(completions("re")) == {"plain,read", "plain,rebase", "plain,resize"}
     assert "plain,--sector-size" in completions("create", "--s")
     assert completions("create", "x", "--profile", "1.4") == ["plain,1.44M"]
     assert completions("info", "a") == ["file,a"]

@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from format_cases import CASES, SMALL_CASES, FormatCase, make
+from format_cases import CASES, SMALL_CASES, FormatCase, crash_params, make
 from model import host_folder
 from recording import FailingHost, RecordingHost
 from vdisk.errors import HostError
@@ -77,7 +77,7 @@ class Sectors:
 def layered(folder: Path, case: FormatCase, blocks: int = BLOCKS) -> Path:
     """An image of that kind, with bytes of its own and, where it is an overlay, its parents'."""
     path = folder / f"0.{case.format}"
-    size = blocks * case.boundary + SECTOR
+    size = blocks * case.boundary + case.size_unit
     make(path, case, size)
     for layer in range(1, case.layers):
         with open_image(path, writable=True) as disk:
@@ -90,7 +90,7 @@ def layered(folder: Path, case: FormatCase, blocks: int = BLOCKS) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", crash_params(SMALL_CASES))
 def test_after_a_crash_what_was_flushed_is_there_and_nothing_is_damaged(
     case: FormatCase, seed: int
 ) -> None:
@@ -142,7 +142,7 @@ def survivors(path: Path, number: int, write: bool) -> list[bytes]:
     return [content[at : at + SECTOR] for at in range(0, len(content), SECTOR)]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.witness], ids=str)
+@pytest.mark.parametrize("case", crash_params([case for case in CASES if case.witness]))
 def test_after_a_crash_qemu_finds_no_more_than_a_leak(case: FormatCase, tmp_path: Path) -> None:
     witness = case.crash_witness or case.witness
     assert witness is not None
@@ -169,7 +169,7 @@ def test_after_a_crash_qemu_finds_no_more_than_a_leak(case: FormatCase, tmp_path
             witness(crashed)
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", crash_params(SMALL_CASES))
 def test_a_change_that_the_host_refuses_leaves_the_image_sound_and_it_goes_on(
     case: FormatCase,
 ) -> None:
@@ -225,7 +225,7 @@ def is_torn(sector: bytes, possible: set[bytes]) -> bool:
     )
 
 
-@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.resizes], ids=str)
+@pytest.mark.parametrize("case", crash_params([case for case in SMALL_CASES if case.resizes]))
 def test_a_resize_that_is_cut_short_leaves_the_old_disk_or_the_new_one(case: FormatCase) -> None:
     cut_resize_short(case, 300, 3)
 

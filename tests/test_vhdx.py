@@ -15,12 +15,11 @@ from uuid import UUID, uuid4
 import pytest
 from libvhdi import expect_libvhdi, libvhdi_info
 from test_format_crash import crash_anywhere, cut_resize_short, refuse_anywhere
-from test_vdi import scattered
 from vhdx_bytes import BAT_GUID, HEADERS, METADATA_GUID, TABLES, VhdxFile, log_entry, sealed
 
 import qemu
 from cli import done, refused
-from format_cases import FormatCase
+from format_cases import FormatCase, scattered
 from model import host_folder
 from recording import RecordingHost
 from vdisk.cli.create import create_disk

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from vdisk.errors import Corrupt
 
+_ZSTD_WINDOW_MAX = 8 << 20  # What a reader has to have, at least, by RFC 8878, 3.1.1.1.2.
+
 
 class Codec(Protocol):
     """How the bytes of a unit are decoded."""
@@ -40,6 +42,23 @@ class Deflate:
         try:
             found = zlib.decompressobj(self.window_bits).decompress(data, length)
         except zlib.error as error:
+            raise Corrupt(f"compressed data cannot be decoded: {error}") from error
+        return whole(found, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Zstd:
+    """One Zstandard frame (RFC 8878); what follows it is padding."""
+
+    def decode(self, data: bytes, length: int) -> bytes:
+        """See `Codec.decode`.  A frame that asks for more than `_ZSTD_WINDOW_MAX` is Corrupt."""
+        import zstandard  # Few images need it, and loading it takes longer than most commands.
+
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
+        try:
+            with decompressor.stream_reader(data) as reader:
+                found = reader.read(length)
+        except zstandard.ZstdError as error:
             raise Corrupt(f"compressed data cannot be decoded: {error}") from error
         return whole(found, length)
 

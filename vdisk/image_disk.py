@@ -13,12 +13,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from threading import Lock
 
 from vdisk.codec import DecodedUnits
 from vdisk.disk import SIZE_MAX, Disk
-from vdisk.errors import DiskError, HostError, InvalidArgument
+from vdisk.errors import DiskError, HostError, InvalidArgument, ReadOnly
 from vdisk.extent import Extent, Host, Kind, merged, pieces
 from vdisk.formats.base import ImageFormat, Problem
 from vdisk.gate import Gate
@@ -45,7 +44,12 @@ _CHUNK = 1 << 20  # As much as is held in memory of what a `Fill` or a `Copy` mo
 
 
 class ImageDisk(Disk):
-    """A disk in an image file.  `image` is its format; everything else asks the disk."""
+    """A disk in an image file.  `image` is its format; everything else asks the disk.
+
+    One that `is_throwaway` is not waited for: what of it a crash leaves, nobody asks.
+    """
+
+    is_throwaway = False
 
     def __init__(
         self, image: ImageFormat, *, address: str, sector_size: int, read_only: bool
@@ -53,7 +57,7 @@ class ImageDisk(Disk):
         self.image = image
         self.address = address
         self.sector_size = sector_size
-        self.read_only = read_only
+        self.read_only = read_only or image.unwritable is not None
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
@@ -116,6 +120,15 @@ class ImageDisk(Disk):
         return decoded[unit.skip : unit.skip + extent.length]
 
     # Changing
+
+    def check_writable(self) -> None:
+        """As `Disk.check_writable`, saying why where it is the image that cannot be written."""
+        if self.image.unwritable is not None:
+            raise ReadOnly(
+                self.image.unwritable, path=self.address,
+                hint="write to an overlay of it, or to a copy in another format",
+            )
+        super().check_writable()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self._change(Write(offset, len(data), memoryview(data)))
@@ -241,21 +254,32 @@ class ImageDisk(Disk):
         with self._plans:
             self._carry_out(make())
 
+    def carry_out_all(self, make: Callable[[], Plan | None]) -> None:
+        """As `carry_out`, plan after plan until `make` answers None, and no other in between."""
+        self.check_writable()
+        self._begin()
+        with self._plans:
+            while (plan := make()) is not None:
+                self._carry_out(plan)
+
     def repair(self) -> Iterator[Problem]:
         """Carry out one repair after the other; each problem, once it is repaired.
 
         Ends when nothing is left that can be repaired; `image.check()` then says what is left.
-        Raises ReadOnly and HostError.
+        Each repair is made for the image as it is, so nothing else is planned in between, not even
+        for a first write, which an image may be too damaged for.  Raises ReadOnly and HostError.
         """
         self.check_writable()
         seen: set[str] = set()
         while True:
-            problems = (p for p in self.image.check() if p.repair and p.message not in seen)
-            problem = next(problems, None)
-            if problem is None:
-                return
-            seen.add(problem.message)  # One that its repair does not take away is left alone.
-            self.carry_out(partial(_same, problem.repair))
+            with self._plans:
+                self._carry_out(self.image.plan_flush())  # What waits is no problem.
+                problems = (p for p in self.image.check() if p.repair and p.message not in seen)
+                problem = next(problems, None)
+                if problem is None:
+                    return
+                seen.add(problem.message)  # One that its repair does not take away is left alone.
+                self._carry_out(problem.repair)
             yield problem
 
     # Plans.  The caller holds `_plans`.
@@ -290,7 +314,8 @@ class ImageDisk(Disk):
     def _step(self, step: Step, request: Request | None) -> None:
         match step:
             case Put(host, host_offset, data, sync, _):
-                (host.write_through if sync else host.write)(host_offset, data)
+                through = sync and not self.is_throwaway
+                (host.write_through if through else host.write)(host_offset, data)
             case Guest(guest_offset, length, host, host_offset):
                 assert request is not None, "a plan that answers no request has no guest's bytes"
                 request.put(guest_offset, length, host, host_offset)
@@ -307,7 +332,7 @@ class ImageDisk(Disk):
             case Truncate(host, size):
                 host.truncate(size)
             case Barrier(hosts):
-                for each in hosts:
+                for each in () if self.is_throwaway else hosts:
                     each.flush()
 
     def _fill(self, step: Fill) -> None:
@@ -327,10 +352,15 @@ class ImageDisk(Disk):
                 step.host.discard(place, extent.length)
 
     def _copy(self, step: Copy) -> None:
-        for at in range(0, step.length, _CHUNK):
-            buffer = bytearray(min(_CHUNK, step.length - at))
-            step.host.read_into(step.from_offset + at, memoryview(buffer))
-            step.host.write(step.host_offset + at, memoryview(buffer))
+        distance = step.host_offset - step.from_offset
+        for start, end, is_data in step.host.ranges(step.from_offset, step.length):
+            if not is_data:
+                step.host.discard(start + distance, end - start)
+                continue
+            for at in range(start, end, _CHUNK):
+                buffer = bytearray(min(_CHUNK, end - at))
+                step.host.read_into(at, memoryview(buffer))
+                step.host.write(at + distance, memoryview(buffer))
 
     # V
 
@@ -358,10 +388,6 @@ class ImageDisk(Disk):
                     self._carry_out(self.image.plan_close())
         finally:
             close_image(self.image)
-
-
-def _same(plan: Plan | None) -> Plan | None:
-    return plan
 
 
 def close_image(image: ImageFormat) -> None:

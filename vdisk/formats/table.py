@@ -41,7 +41,7 @@ class Table:
 
     def __init__(
         self, host: HostFile, host_offset: int, entries: int, *, width: int, byteorder: str,
-        pages_max: int = PAGES_MAX, reader: Reader | None = None,
+        pages_max: int = PAGES_MAX, page_bytes: int = _PAGE_BYTES, reader: Reader | None = None,
     ) -> None:
         self.host = host
         self._reader = reader or host
@@ -49,7 +49,7 @@ class Table:
         self.entries = entries
         self._width = width
         self._swapped = byteorder != sys.byteorder
-        self._per_page = _PAGE_BYTES // width
+        self._per_page = page_bytes // width
         self._pages_max = pages_max
         self._pages: OrderedDict[int, array[int]] = OrderedDict()
         self._waiting: dict[int, set[int]] = {}  # Page number -> indices in that page.
@@ -120,6 +120,13 @@ class Table:
         with self._lock:
             self._waiting.clear()
 
+    def forget(self) -> None:
+        """The host was changed by other means: keep nothing that was read.  Nothing may wait."""
+        with self._lock:
+            assert not any(self._waiting.values()), "entries that wait are nowhere else"
+            self._waiting.clear()
+            self._pages.clear()
+
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, array[int]]]:
         """(index of the first, entries) of all entries in [start, end), in order, page by page.
 
@@ -172,3 +179,11 @@ def little_endian(values: array[int]) -> bytes:
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()
+
+
+def big_endian(values: array[int]) -> bytes:
+    """The bytes of `values` as big-endian numbers."""
+    swapped = values[:]
+    if sys.byteorder == "little":
+        swapped.byteswap()
+    return swapped.tobytes()

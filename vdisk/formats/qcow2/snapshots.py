@@ -1,0 +1,314 @@
+"""Internal snapshots of a QCOW2 image: taken, gone back to, and deleted.
+
+A snapshot is a copy of the L1 table; what it reaches is counted once more.  Each change is a series
+of plans, every one of which leaves a sound image: counts go up before anything relies on them, the
+header's sector names the new tables when all is durable, and counts go down after that.  What a
+crash leaves is counts that are too high, and flags that say "shared" of what is not.
+
+`plan_…` are asked again and again, by `ImageDisk.carry_out_all`, until they answer None.
+
+Source: QEMU, `docs/interop/qcow2.rst`, "Snapshots"; `block/qcow2-snapshot.c`.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from vdisk.errors import DiskError, Exists, InvalidArgument, NotFound, Unsupported
+from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET
+from vdisk.formats.qcow2.flags import l2_tables, plan_flags
+from vdisk.formats.qcow2.header import SNAPSHOTS_MAX
+from vdisk.formats.qcow2.l2 import open_l1
+from vdisk.formats.qcow2.refcounts import Changes
+from vdisk.formats.qcow2.snapshot_table import TABLE_BYTES_MAX, Snapshot, SnapshotTable
+from vdisk.formats.qcow2.space import runs_of
+from vdisk.formats.qcow2.tally import Tally
+from vdisk.formats.table import Table, big_endian
+from vdisk.plan import Barrier, Plan, Punch, Put, Step
+
+if TYPE_CHECKING:
+    from vdisk.formats.qcow2.image import Qcow2
+    from vdisk.image_disk import ImageDisk
+
+_NAME_BYTES_MAX = 1023
+
+
+def list_snapshots(disk: ImageDisk) -> list[Snapshot]:
+    """The snapshots in a QCOW2 image, in the order of its table.  Raises Corrupt and HostError."""
+    return list(_image(disk).snapshot_table)
+
+
+def find_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+    """The snapshot with that identifier, or, where none has it, with that name.  Or NotFound."""
+    found = list_snapshots(disk)
+    for snapshot in found:
+        if snapshot.id == name:
+            return snapshot
+    for snapshot in found:
+        if snapshot.name == name:
+            return snapshot
+    names = ", ".join(snapshot.name or snapshot.id for snapshot in found[:20]) or "none"
+    raise NotFound(f"has no snapshot {name!r}", path=disk.address, hint=f"it has: {names}")
+
+
+def create_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+    """Keep the disk as it is now under `name`.
+
+    Raises Exists, InvalidArgument for what is no name, Unsupported (a data file, refcounts of one
+    bit), ReadOnly and HostError; then nothing is changed but for counts that are too high.
+    """
+    image = _image(disk)
+    disk.check_writable()
+    if not name or "\0" in name or len(name.encode(errors="surrogateescape")) > _NAME_BYTES_MAX:
+        raise InvalidArgument(f"{name!r} is not a name of a snapshot", path=disk.address)
+    taken = list_snapshots(disk)
+    if any(name == snapshot.name for snapshot in taken):
+        raise Exists(f"has a snapshot {name!r} already", path=disk.address)
+    if image.header.has_data_file:
+        raise Unsupported("has a data file, and so no internal snapshots", path=disk.address)
+    if len(taken) >= SNAPSHOTS_MAX:
+        raise Unsupported("has as many snapshots as there can be", path=disk.address)
+    change = _Taking(image, _new_id(taken), name)
+    _carry_out(disk, change)
+    assert change.snapshot is not None
+    return change.snapshot
+
+
+def apply_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+    """Make the disk what it was when that snapshot was taken, its size included.
+
+    What the disk holds now is lost, unless it is in a snapshot.  Raises as `create_snapshot` does.
+    """
+    disk.check_writable()
+    snapshot = find_snapshot(disk, name)
+    _carry_out(disk, _Applying(_image(disk), snapshot))
+    return snapshot
+
+
+def delete_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+    """Remove a snapshot, and give up what only it had.  Raises as `create_snapshot` does."""
+    disk.check_writable()
+    snapshot = find_snapshot(disk, name)
+    _carry_out(disk, _Deleting(_image(disk), snapshot))
+    return snapshot
+
+
+def _image(disk: ImageDisk) -> Qcow2:
+    if disk.image.name != "qcow2":
+        raise Unsupported(f"{disk.image.name} images have no snapshots inside", path=disk.address)
+    return cast("Qcow2", disk.image)
+
+
+def _new_id(taken: list[Snapshot]) -> str:
+    """One more than the highest number that is one."""
+    numbers = [int(s.id) for s in taken if s.id.isascii() and s.id.isdigit() and len(s.id) < 20]
+    return str(max(numbers, default=0) + 1)
+
+
+def _carry_out(disk: ImageDisk, change: _Change) -> None:
+    try:
+        disk.carry_out_all(change.plan)
+    except DiskError:
+        with suppress(DiskError):
+            for _ in disk.repair():
+                pass  # Counts that were raised for nothing.
+        raise
+
+
+class _Change:
+    """A series of plans, made by the generator `stages`, each when the one before it is done."""
+
+    def __init__(self, image: Qcow2) -> None:
+        self.image = image
+        self._plans = self.stages()
+
+    def plan(self) -> Plan | None:
+        """The next plan, None after the last."""
+        image = self.image
+        image.check_sound()
+        image.space.begin()
+        # Each stage reads tables in the host, or points there: nothing is to wait.
+        if image.l2.pages_waiting:
+            return image.plan_flush()
+        return next(self._plans, None)
+
+    def stages(self) -> Iterator[Plan]:
+        raise NotImplementedError
+
+    def room(self, length: int) -> Iterator[Plan]:
+        """Plans until `take` finds clean clusters in a row for `length` bytes."""
+        count = self.image.header.clusters(length)
+        while not self.image.space.has_run(count):
+            yield self.image.space.plan_more(count)
+
+    def take(self, length: int) -> int:
+        """The host offset of clean clusters for `length` bytes."""
+        count = self.image.header.clusters(length)
+        found = self.image.space.take(count, count)
+        assert found is not None, "there is room"
+        return found[0] * self.image.header.cluster_size
+
+    def give_up(self, offset: int, length: int) -> None:
+        """The clusters of a table that the header names no more."""
+        size = self.image.header.cluster_size
+        if length:
+            self.image.space.give_up(offset // size, self.image.header.clusters(length))
+
+    # The table of snapshots
+
+    def table_with(self, entries: bytes, count: int) -> Iterator[Plan]:
+        """Plans that make `entries`, which are `count`, the table of snapshots."""
+        image, old = self.image, self.image.header
+        used = image.snapshot_table.bytes_used
+        yield from self.room(len(entries))
+        place = self.take(len(entries)) if entries else 0
+        new = replace(old, snapshots=count, snapshots_offset=place)
+
+        def finished() -> None:
+            image.space.settle()
+            image.header = new
+            image.snapshot_table = SnapshotTable(image.host, new)
+            image.note_metadata()
+            self.give_up(old.snapshots_offset, used)
+
+        sync = Barrier((image.host,))
+        written = (Put(image.host, place, entries),) if entries else ()
+        yield Plan((*written, sync, image.put_header(new), sync), finished, exclusive=True)
+
+    # Counts
+
+    def count(self, l1: Table, difference: int) -> Plan:
+        """Count what an L1 table reaches once more or less; what nobody uses then is given back."""
+        image = self.image
+        used = reached(image, l1)
+        changes = Changes(image.refcounts)
+        gone = []
+        for cluster, weight in used:
+            before = changes.get(cluster)
+            now = max(before + difference * weight, 0)
+            if now != before:
+                changes.set(cluster, now)
+            if now == 0 and before:
+                gone.append(cluster)
+        size = image.header.cluster_size
+        punches = (Punch(image.host, first * size, n * size) for first, n in runs_of(gone))
+        steps: tuple[Step, ...] = (*changes.puts(), *punches, Barrier((image.host,)))
+
+        def done() -> None:
+            changes.commit()
+            if gone:
+                image.space.search_anew()
+
+        return Plan(steps, done, exclusive=True)
+
+
+class _Taking(_Change):
+    snapshot: Snapshot | None = None
+
+    def __init__(self, image: Qcow2, id: str, name: str) -> None:
+        super().__init__(image)
+        self._id = id
+        self._name = name
+
+    def stages(self) -> Iterator[Plan]:
+        image = self.image
+        yield self.count(image.l1, 1)
+        yield plan_flags(image, image.l1)
+        length = 8 * image.header.l1_entries
+        yield from self.room(length)
+        place = self.take(length)
+        yield Plan(tuple(_l1_copy(image, image.l1, image.l1.entries, place)), image.space.settle)
+        snapshot = Snapshot.new(
+            self._id, self._name, place, image.header.l1_entries, image.size, time.time_ns()
+        )
+        entries = b"".join(each.raw for each in image.snapshot_table) + snapshot.raw
+        if len(entries) > TABLE_BYTES_MAX:
+            raise Unsupported("its table of snapshots is full", path=image.host.path)
+        yield from self.table_with(entries, image.header.snapshots + 1)
+        self.snapshot = snapshot
+
+
+class _Applying(_Change):
+    def __init__(self, image: Qcow2, snapshot: Snapshot) -> None:
+        super().__init__(image)
+        self._snapshot = snapshot
+
+    def stages(self) -> Iterator[Plan]:
+        image, snapshot = self.image, self._snapshot
+        # The state of a machine, which lies past the disk's end, stays the snapshot's.
+        entries = min(image.header.l1_entries_for(snapshot.disk_size), snapshot.l1_entries)
+        theirs = open_l1(image.host, snapshot.l1_offset, entries)
+        needed = max(image.header.l1_entries_for(snapshot.disk_size), 1)
+        yield self.count(theirs, 1)
+        yield plan_flags(image, theirs)
+        yield from self.room(8 * needed)
+        place = self.take(8 * needed)
+        yield from self._switch(theirs, place, needed)
+
+    def _switch(self, theirs: Table, place: int, entries: int) -> Iterator[Plan]:
+        image, old = self.image, self.image.header
+        new = replace(old, size=self._snapshot.disk_size, l1_offset=place, l1_entries=entries)
+        before = image.l1
+        sync = Barrier((image.host,))
+
+        def done() -> None:
+            image.space.settle()
+            image.take(new)
+            self.give_up(old.l1_offset, 8 * old.l1_entries)
+
+        copy = tuple(_l1_copy(image, theirs, theirs.entries, place))
+        yield Plan((*copy, sync, image.put_header(new), sync), done, exclusive=True)
+        yield self.count(before, -1)
+
+
+class _Deleting(_Change):
+    def __init__(self, image: Qcow2, snapshot: Snapshot) -> None:
+        super().__init__(image)
+        self._snapshot = snapshot
+
+    def stages(self) -> Iterator[Plan]:
+        image, snapshot = self.image, self._snapshot
+        kept = [each.raw for each in image.snapshot_table if each != snapshot]
+        theirs = open_l1(image.host, snapshot.l1_offset, snapshot.l1_entries)
+        length = 8 * snapshot.l1_entries
+        yield from self.table_with(b"".join(kept), len(kept))
+        yield self.count(theirs, -1)
+        self.give_up(snapshot.l1_offset, length)
+        yield plan_flags(image, image.l1)
+
+
+def reached(image: Qcow2, l1: Table) -> Tally:
+    """How often the clusters of the tables and data are reached from an L1 table.
+
+    Raises Unsupported for more than memory holds.
+    """
+    bits, words = image.header.cluster_bits, image.header.entry_words
+    tally = Tally(pages_max=1 << 14)
+    for _, table in l2_tables(image, l1):
+        tally.add(table.host_offset >> bits)
+        for _, page in table.runs():
+            for word in page[::words]:
+                if word & COMPRESSED:
+                    packed = image.entries.packed(word)
+                    first, last = packed.offset >> bits, packed.offset + packed.length - 1 >> bits
+                    tally.add(first, last - first + 1)
+                elif word & OFFSET:
+                    tally.add((word & OFFSET) >> bits)
+    if tally.end is not None:
+        raise Unsupported(
+            "is too large for internal snapshots", path=image.host.path,
+            hint="an overlay in a file of its own is a snapshot too",
+        )
+    return tally
+
+
+def _l1_copy(image: Qcow2, l1: Table, entries: int, place: int) -> Iterator[Put]:
+    """Steps that write entries of an L1 table elsewhere; nothing in it belongs to it alone."""
+    for first, page in l1.runs(0, entries):
+        shared = array("Q", [word & ~COPIED for word in page])
+        yield Put(image.host, place + 8 * first, big_endian(shared))
