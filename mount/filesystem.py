@@ -32,6 +32,7 @@ from mount.views import Backing, View
 from vdisk.birth import birth_ns
 from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
 from vdisk.disk import SIZE_MAX
+from vdisk.disk_geometry import refit, resize_disk
 from vdisk.errors import (
     Busy,
     DiskError,
@@ -45,7 +46,6 @@ from vdisk.errors import (
 )
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import refit, resize_disk
 from vdisk.store import Space, Store
 
 REQUEST_BYTES_MAX = 1 << 20

@@ -22,7 +22,7 @@ from mount.views import Backing, View, ViewSet
 from vdisk.errors import DiskError, InvalidArgument, NotFound
 from vdisk.geometry import CHS, Geometry
 from vdisk.image_disk import ImageDisk
-from vdisk.open import scan_table
+from vdisk.partitions import scan_table
 from vdisk.store import Store
 from vdisk.tables import Scan
 

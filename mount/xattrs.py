@@ -11,9 +11,9 @@ from mount.errors import NoAttribute
 from mount.filesystem import FileSystem
 from mount.inodes import NodeKind, unpack
 from mount.tree import DiskNode
+from vdisk.disk_geometry import record_geometry
 from vdisk.errors import InvalidArgument, NotPermitted, Unsupported
 from vdisk.geometry import Geometry
-from vdisk.open import record_geometry
 from vdisk.record import FORMAT_ATTRIBUTE, GEOMETRY_ATTRIBUTE, format_record, parse_record
 
 

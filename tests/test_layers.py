@@ -14,15 +14,16 @@ MOUNT = sorted((ROOT / "mount").rglob("*.py"))
 
 RANKS = (
     {"errors"},
-    {"units", "locks", "birth"},
+    {"units", "locks", "birth", "options"},
     {"host", "chs", "codec", "gate"},
     {"extent", "geometry", "record"},
     {"plan"},
     {"formats", "recognise"},
     {"disk", "requests", "partitioning"},
     {"image_disk", "transfer"},
-    {"parents"},
-    {"open"},
+    {"parents", "partitions", "disk_geometry"},
+    {"drive", "volume"},
+    {"open", "drive_init"},
     {"store", "describe", "create", "repartition"},
     {"cli"},
 )

@@ -27,7 +27,8 @@ from vdisk.geometry import (
 )
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.record import store_format, store_geometry
 from vdisk.units import SECTOR, SIZE_BYTES_MAX
 

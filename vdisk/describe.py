@@ -13,7 +13,7 @@ from vdisk.extent import Extent
 from vdisk.formats.base import ImageFormat
 from vdisk.geometry import Choice
 from vdisk.image_disk import ImageDisk
-from vdisk.open import scan_table
+from vdisk.partitions import scan_table
 from vdisk.tables import Partition, Table
 
 

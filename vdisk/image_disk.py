@@ -37,6 +37,7 @@ from vdisk.plan import (
     Step,
     Truncate,
 )
+from vdisk.record import forget_geometry, store_geometry, stored_geometry
 from vdisk.requests import Discard, Request, Write, Zero
 
 _log = logging.getLogger(__name__)
@@ -223,6 +224,24 @@ class ImageDisk(Disk):
         with self._plans:
             while self.image.size != size:
                 self._carry_out(self.image.plan_resize(size))
+
+    def recorded_geometry(self) -> Geometry | None:
+        """The geometry that is kept beside the image, None where there is none.
+
+        Raises Corrupt where the record cannot be read.
+        """
+        return stored_geometry(self.image.hosts()[0])
+
+    def keep_geometry(self, geometry: Geometry | None) -> bool:
+        """Keep `geometry` beside the image, or forget what is kept there (None).
+
+        False where there is no place for it.  Raises HostError.
+        """
+        host = self.image.hosts()[0]
+        if geometry is None:
+            forget_geometry(host)
+            return True
+        return store_geometry(host, geometry)
 
     def set_geometry(self, geometry: Geometry) -> None:
         """Write `geometry` into the image's header.  Unsupported where the format has no field."""

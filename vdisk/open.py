@@ -8,50 +8,24 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from vdisk.disk import Disk, Slice
-from vdisk.errors import (
-    Corrupt,
-    DiskError,
-    HostError,
-    InvalidArgument,
-    InvalidFormat,
-    NotFound,
-    Unsupported,
-)
+from vdisk.disk import Disk
+from vdisk.disk_geometry import settle_geometry
+from vdisk.errors import HostError, InvalidArgument, InvalidFormat, NotFound
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
-from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.parents import opening
-from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
-from vdisk.tables import Scan, guess_sector_size, read_table
+from vdisk.partitions import partition_disk
+from vdisk.record import store_format
+from vdisk.units import SECTOR
 
-SECTOR_SIZE_DEFAULT = 512
 _PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
-_FIRST_BYTES = 512  # The MBR or boot sector, whatever the sector size.
-
-
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
-    """What the user says about an image instead of letting it be found out.
-
-    `chs` is "C/H/S".  A field that is None was not given.
-    """
-
-    format: str | None = None
-    chs: str | None = None
-    sector_size: int | None = None
-    profile: str | None = None
-    allow_parent: tuple[Path, ...] = ()
-    """Folders, besides the image's own, in which the files may lie that an image names."""
-
-
-NO_OPTIONS = OpenOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,182 +152,13 @@ def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
         store_format(disk.image.hosts()[0], disk.image.name)
 
 
-def keep_given_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
-    """Keep the geometry of a writable disk with it where one was given; False where that fails."""
-    given = (options.chs, options.sector_size, options.profile) != (None, None, None)
-    return not given or disk.choice is None or keep_geometry(disk, disk.choice.geometry)
-
-
 def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> ImageDisk:
     """The disk of an open image: its sector size and geometry chosen and checked."""
-    stored = None if options.chs else stored_geometry(host)
     disk = ImageDisk(
-        image, address=str(host.path), sector_size=SECTOR_SIZE_DEFAULT,
-        read_only=not host.writable,
+        image, address=str(host.path), sector_size=SECTOR, read_only=not host.writable
     )
-    disk.sector_size = _sector_size(disk, options, stored)
-    if stored is not None and stored.sector_size != disk.sector_size:
-        raise InvalidArgument(
-            f"the recorded geometry {stored} has {stored.sector_size}-byte sectors, "
-            f"not {disk.sector_size}",
-            path=host.path, hint="give --chs too",
-        )
-    try:
-        disk.choice = choose_geometry(disk, options, stored)
-    except DiskError as error:
-        error.path = error.path or disk.address  # The rules of geometry know no file.
-        raise
+    settle_geometry(disk, options)
     return disk
-
-
-def choose_geometry(
-    disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
-) -> Choice | None:
-    """The geometry of an open disk with its provenance; None for less than one sector."""
-    first = disk.read(0, min(_FIRST_BYTES, disk.size))
-    return choose(
-        disk.size,
-        disk.sector_size,
-        given=_given(disk, options),
-        stored=stored,
-        header=disk.image.header_geometry,
-        first_sector=first if len(first) == _FIRST_BYTES else None,
-    )
-
-
-def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
-    """The geometry the user asks for: outright, or as the profile that derives it."""
-    if options.chs is not None:
-        return Geometry.parse(options.chs, sector_size=disk.sector_size)
-    if options.profile is not None:
-        return derive(options.profile, disk.size, disk.sector_size)
-    return None
-
-
-def resize_disk(disk: ImageDisk, size: int) -> None:
-    """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
-    before = disk.choice
-    if not disk.read_only and 0 <= size < disk.size:
-        # First the record: killed in between, it must not be larger than the disk.
-        _record(disk, _fitted(disk, size))
-    try:
-        disk.resize(size)
-    except BaseException:
-        if not disk.read_only and before is not None:
-            _record(disk, before.geometry)
-        raise
-    refit(disk)
-
-
-def refit(disk: ImageDisk) -> None:
-    """Choose the geometry anew for the size the disk has now.
-
-    One that was given or recorded keeps its heads and sectors per track and gets the cylinders
-    that fit now; that is recorded.  Where not even one cylinder fits, it is forgotten.
-    """
-    fitted = _fitted(disk, disk.size)
-    _record(disk, fitted)
-    disk.choice = choose_geometry(disk, stored=fitted)
-
-
-def record_geometry(disk: ImageDisk, geometry: Geometry | None) -> None:
-    """Use `geometry` for an open disk from now on, and record it; None forgets the recorded one.
-
-    InvalidArgument where it does not fit the disk, ReadOnly, or Unsupported where the host's file
-    system cannot hold a record; then nothing is changed.
-    """
-    disk.check_writable()
-    if geometry is not None and geometry.sector_size != disk.sector_size:
-        raise InvalidArgument(f"the sectors have {disk.sector_size} bytes", path=disk.address)
-    try:
-        chosen = choose_geometry(disk, stored=geometry)
-    except Corrupt as error:  # Which it is where it was found recorded.
-        raise InvalidArgument(error.message, path=disk.address, hint=error.hint) from error
-    if geometry is None:
-        forget_geometry(disk.image.hosts()[0])
-    elif not keep_geometry(disk, geometry):
-        raise Unsupported("this file system cannot keep the geometry", path=disk.address)
-    disk.choice = chosen
-
-
-def _has_own_geometry(disk: ImageDisk) -> bool:
-    own = (Source.GIVEN, Source.STORED, Source.HEADER)
-    return disk.choice is not None and disk.choice.source in own
-
-
-def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
-    """The geometry given or recorded, with the cylinders that fit `size` bytes."""
-    if disk.choice is None or not _has_own_geometry(disk):
-        return None
-    geometry = disk.choice.geometry
-    return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
-
-
-def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
-    if not _has_own_geometry(disk):
-        return
-    if geometry is None:
-        forget_geometry(disk.image.hosts()[0])
-    else:
-        keep_geometry(disk, geometry)
-
-
-def keep_geometry(disk: ImageDisk, geometry: Geometry) -> bool:
-    """Record `geometry` in the image's header, or beside it where that has no room for one.
-
-    False where it is to be beside it and this file system keeps no such record.  Raises
-    InvalidArgument where the header's fields do not hold it.
-    """
-    if not disk.image.stores_geometry or geometry.sector_size != SECTOR_SIZE_DEFAULT:
-        return store_geometry(disk.image.hosts()[0], geometry)
-    disk.set_geometry(geometry)
-    forget_geometry(disk.image.hosts()[0])  # It would be believed before the header.
-    return True
-
-
-def scan_table(disk: Disk) -> Scan:
-    """The partition table on `disk`, and the bytes that answer depends on."""
-    return read_table(disk.read, disk.size, disk.sector_size)
-
-
-def partition_disk(disk: Disk, number: int) -> Slice:
-    """Partition `number` of `disk` as a disk.
-
-    NotFound where the table has none of that number, Corrupt where it has and it is wrong.
-    """
-    table = scan_table(disk).table
-    if table is None:
-        raise NotFound("has no partition table", path=disk.address)
-    for partition in table.partitions:
-        if partition.number == number:
-            break
-    else:
-        numbers = ", ".join(str(p.number) for p in table.partitions) or "none"
-        raise NotFound(f"has no partition {number}", path=disk.address, hint=f"it has: {numbers}")
-    if partition.problem is not None:
-        raise Corrupt(f"partition {number}: {partition.problem}", path=disk.address)
-    if not partition.is_slice:
-        raise InvalidArgument(
-            f"partition {number} is extended: it only holds the logical ones", path=disk.address
-        )
-    unit = disk.sector_size
-    part = Slice(
-        disk, partition.start_lba * unit, partition.sectors * unit,
-        address=f"{disk.address}/p{number}",
-    )
-    part.choice = _partition_geometry(part, disk)
-    return part
-
-
-def _partition_geometry(part: Slice, disk: Disk) -> Choice | None:
-    """A partition has the heads and sectors of its disk, and as many whole cylinders as fit."""
-    if part.sectors == 0 or disk.choice is None:
-        return None
-    whole = disk.choice.geometry
-    cylinders = part.sectors // whole.sectors_per_cylinder
-    if cylinders == 0:
-        return None
-    return replace(disk.choice, geometry=replace(whole, cylinders=cylinders))
 
 
 def _inside(disk: ImageDisk, address: Address) -> Disk:
@@ -365,18 +170,6 @@ def _inside(disk: ImageDisk, address: Address) -> Disk:
             hint="partitions are p1, p2, …",
         )
     return partition_disk(disk, int(number[1]))
-
-
-def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None) -> int:
-    if options.sector_size is not None:
-        return options.sector_size
-    if stored is not None:
-        return stored.sector_size
-    return (
-        disk.image.sector_size
-        or guess_sector_size(disk.read, disk.size)
-        or SECTOR_SIZE_DEFAULT
-    )
 
 
 def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:

@@ -15,12 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdisk.disk_geometry import keep_given_geometry
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, image_disk, keep_format, keep_given_geometry, look_into
+from vdisk.open import image_disk, keep_format, look_into
+from vdisk.options import OpenOptions
 from vdisk.record import FORMAT_ATTRIBUTE, store_format
 
 NEW_EXTENSION = ".img"

@@ -17,7 +17,8 @@ from vdisk.cli.console import note, warn
 from vdisk.cli.create import create_disk, plan_new
 from vdisk.cli.params import FILE, SIZE, examples, image_options
 from vdisk.errors import Busy, DiskError, Exists, InvalidArgument, NotFound, Unsupported
-from vdisk.open import OpenOptions, open_image, parse_address
+from vdisk.open import open_image, parse_address
+from vdisk.options import OpenOptions
 from vdisk.units import format_size
 
 

@@ -11,7 +11,8 @@ import click
 from vdisk.cli.console import columns, note, warn
 from vdisk.cli.params import FILE, SIZE, address_argument, examples, image_options
 from vdisk.create import NewDisk, creatable_format, create_image, plan_disk
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.units import format_size
 
 

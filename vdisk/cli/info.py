@@ -11,7 +11,8 @@ from vdisk.cli.console import columns, print_json
 from vdisk.cli.params import address_argument, examples, image_options, json_option
 from vdisk.describe import describe
 from vdisk.errors import printable
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.units import format_size
 
 

@@ -8,10 +8,13 @@ import click
 
 from vdisk.cli.params import address_argument, examples, image_options
 from vdisk.create import whole_sectors
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import DiskError, InvalidArgument, NotPermitted
 from vdisk.extent import Kind
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, open_image, parse_address, resize_disk, scan_table
+from vdisk.open import open_image, parse_address
+from vdisk.options import OpenOptions
+from vdisk.partitions import scan_table
 from vdisk.units import format_size, parse_size
 
 
