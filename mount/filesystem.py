@@ -27,12 +27,11 @@ import trio
 
 from mount.errors import Gone
 from mount.inodes import FOLDERS, META, REPORTS, ROOT, NodeKind, unpack
-from mount.tree import META_NAME, DiskNode, Found, Tree
+from mount.tree import META_NAME, DiskNode, Found, Stale, Tree
 from mount.views import Backing, View
 from vdisk.birth import birth_ns
 from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
 from vdisk.disk import SIZE_MAX
-from vdisk.disk_geometry import refit, resize_disk
 from vdisk.errors import (
     Busy,
     DiskError,
@@ -214,13 +213,14 @@ class FileSystem:
         return await self._disk_attributes(*found, patient=False)
 
     async def _partition_named(self, name: str) -> tuple[DiskNode, View] | None:
-        owner = self.tree.partition_owner(name)
-        if owner is None or name in self.tree.nodes:
+        if name in self.tree.nodes:
             return None
-        node, part = owner
-        await self._refresh(node)
-        view = node.partitions.get(part)
-        return None if view is None else (node, view)
+        for node, part in list(self.tree.part_owners(name)):
+            await self._refresh(node)
+            view = node.parts.get(part)
+            if view is not None:
+                return node, view
+        return None
 
     async def _disk_named(self, name: str) -> DiskNode | None:
         node = self.tree.nodes.get(name)
@@ -283,7 +283,7 @@ class FileSystem:
         for node in list(self.tree.nodes.values()):
             await self._refresh(node)
             names.append((node.name, node.whole.inode))
-            parts = ((f"{node.name}.{part}", v.inode) for part, v in node.partitions.items())
+            parts = ((f"{node.name}.{part}", v.inode) for part, v in node.parts.items())
             names += [(name, inode) for name, inode in parts if name not in self.tree.nodes]
         return names
 
@@ -366,9 +366,9 @@ class FileSystem:
 
     async def _blocks(self, node: DiskNode, view: View, found: os.stat_result) -> int:
         """512-byte blocks the host allocates for the view."""
-        if view is node.whole:
+        if view is node.whole and not node.disk.image.shares_host:
             return found.st_blocks
-        if not view.cacheable:
+        if _kind(view.inode) not in (NodeKind.DISK, NodeKind.PARTITION):
             return -(-view.size // 512)
         return -(-int(await self.in_thread(node, allocated_bytes, view.as_disk)) // 512)
 
@@ -401,8 +401,12 @@ class FileSystem:
         if size > SIZE_MAX:
             raise InvalidArgument("too large", path=node.name)
         async with self._exclusively(node, but=1 if handle in self._handles else 0):
-            await self.in_thread(node, resize_disk, node.disk, size)
+            await self.in_thread(node, node.store.resize, node.disk, size)
             node.resized()
+            if node.views.handles:
+                node.resized_open = True
+            else:
+                await self.in_thread(node, node.store.idle, node.disk)
 
     @asynccontextmanager
     async def _exclusively(self, node: DiskNode, but: int = 0) -> AsyncIterator[None]:
@@ -546,7 +550,7 @@ class FileSystem:
         try:
             view.disk.write(start, memoryview(data)[:length])
         finally:
-            opened.node.written(start, start + length)
+            opened.node.written_by(view, offset, length)
         return length
 
     def write_now(self, handle: int, offset: int, data: bytes | memoryview) -> bool:
@@ -559,7 +563,7 @@ class FileSystem:
             return False
         if not view.try_write(offset, data):
             return False
-        opened.node.written(view.start + offset, view.start + offset + length)
+        opened.node.written_by(view, offset, length)
         return True
 
     def drops_pages(self, handle: int, offset: int, length: int) -> bool:
@@ -567,8 +571,7 @@ class FileSystem:
         opened = self._handles.get(handle)
         if opened is None:
             return False
-        start = opened.view.start + offset
-        return bool(opened.node.views.overlapping_cached(opened.view, start, start + length))
+        return bool(opened.node.stale_views(opened.view, offset, length))
 
     def open_file(self, handle: int) -> OpenFile:
         """The open view of a disk that `handle` stands for.  InvalidArgument for a report's."""
@@ -584,19 +587,17 @@ class FileSystem:
         Pages that the kernel keeps of them under other views are dropped before, so that what mmap
         left dirty goes in first and not last, and after; and the partition table may be another.
         """
-        node, start = opened.node, opened.view.start + offset
-        stale = node.views.overlapping_cached(opened.view, start, start + length)
-        await self._drop_pages(stale, start, start + length)
+        node, view = opened.node, opened.view
+        stale = node.stale_views(view, offset, length)
+        await self._drop_pages(stale)
         try:
             yield
         except DiskError:  # A part of it may be done.
-            await self._changed(node, stale, start, start + length)
+            await self._drop_pages(stale)
+            node.written_by(view, offset, length)
             raise
-        await self._changed(node, stale, start, start + length)
-
-    async def _changed(self, node: DiskNode, stale: list[View], start: int, end: int) -> None:
-        await self._drop_pages(stale, start, end)
-        node.written(start, end)
+        await self._drop_pages(stale)
+        node.written_by(view, offset, length)
 
     async def _grow(self, opened: OpenFile, offset: int, data: bytes | memoryview) -> int:
         """Write to a disk that was just created, making it larger first."""
@@ -622,9 +623,9 @@ class FileSystem:
         node.stale = True
         return done
 
-    async def _drop_pages(self, views: list[View], start: int, end: int) -> None:
-        """Have the kernel forget what it caches of bytes [start, end) of the disk."""
-        for view in views:
+    async def _drop_pages(self, stale: list[Stale]) -> None:
+        """Have the kernel forget what it caches of these bytes by these views."""
+        for view, start, end in stale:
             if self._ending:
                 await trio.sleep_forever()
             first = max(start - view.start, 0)
@@ -669,8 +670,11 @@ class FileSystem:
             node.growing = False
             self._growth_locks.pop(node.id, None)
             if not node.removed:
-                await self.in_thread(node, refit, node.disk)
+                await self.in_thread(node, node.store.finish, node.disk)
                 node.resized()
+        if node.resized_open and not node.views.handles and not node.removed:
+            node.resized_open = False
+            await self.in_thread(node, node.store.idle, node.disk)
         self.tree.drop_unused(node)
 
     # The store
@@ -700,6 +704,7 @@ class FileSystem:
         node = await self._changeable(name)
         async with self._store_lock, self._exclusively(node):
             await trio.to_thread.run_sync(node.store.remove, node.name)
+            await self.in_thread(node, node.store.idle, node.disk)
             self.tree.drop(node)
             await self._scan()
 
@@ -716,7 +721,7 @@ class FileSystem:
         if target is not None and not replace:
             raise Exists("already exists", path=new_name)
         if target is not None and target.store is not node.store:
-            raise NotPermitted("lies in another folder", path=new_name)
+            raise NotPermitted("lies elsewhere", path=new_name)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._store_lock)
             await held.enter_async_context(self._exclusively(node))
@@ -724,6 +729,7 @@ class FileSystem:
                 await held.enter_async_context(self._exclusively(target))
             path = await trio.to_thread.run_sync(node.store.rename, node.name, new_name)
             if target is not None:
+                await self.in_thread(target, target.store.idle, target.disk)
                 self.tree.drop(target)
             node.path = path
             await self._scan()
@@ -734,7 +740,7 @@ class FileSystem:
         node = await self._disk_named(name)
         if node is not None:
             return node
-        if self.tree.partition_owner(name) is not None or name == META_NAME:
+        if self.tree.part_owner(name) is not None or name == META_NAME:
             raise NotPermitted("is not a disk of its own", path=name)
         raise NotFound("no such disk", path=name)
 
@@ -745,10 +751,10 @@ class FileSystem:
             raise NotPermitted("names here come from the disk's geometry")
 
     def _store_for_new(self, name: str) -> Store:
-        if self.tree.partition_owner(name) is not None:
+        if self.tree.part_owner(name) is not None:
             raise NotPermitted("would be taken for a partition", path=name)
         for store in self.tree.stores:
-            if store.source.is_dir():
+            if store.creates:
                 return store
         return self.tree.stores[0]  # It refuses, and says why.
 
@@ -769,9 +775,11 @@ class FileSystem:
             raise first
 
     def close(self) -> None:
-        """Close every disk, which gives its lock back."""
+        """Close every disk and every store, which gives their locks back."""
         for node in self.tree.disks():
             node.close()
+        for store in self.tree.stores:
+            store.close()
 
     async def in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:
         """Do what may wait for the host in a worker thread of this disk's own share."""
@@ -800,7 +808,7 @@ def _entry_seconds(view: View) -> float:
 
 
 def _info(node: DiskNode) -> str:
-    report = describe(node.disk, node.scan.table, scan=False)
+    report = describe(node.disk, node.scan.table, node.drives, scan=False)
     return json.dumps(report, indent=2) + "\n"
 
 
@@ -820,8 +828,11 @@ def _grown(disk: ImageDisk, offset: int, end: int, work: Callable[[], int]) -> i
 
 
 def _apply(node: DiskNode, change: Change) -> None:
-    """chmod, chown and touch reach the host file."""
-    host = node.disk.image.hosts()[0]
+    """chmod, chown and touch reach the host file, unless it is that of other disks as well."""
+    host = node.disk.hosts()[0]
+    if node.disk.image.shares_host:
+        _check_same(node, change, host.stat())
+        return
     try:
         if change.mode is not None:
             os.fchmod(host.fd, change.mode & 0o777)
@@ -834,6 +845,17 @@ def _apply(node: DiskNode, change: Change) -> None:
             os.utime(host.fd, ns=(atime, mtime))
     except OSError as error:
         raise HostError.of(error, "change the attributes of", host.path) from error
+
+
+def _check_same(node: DiskNode, change: Change, there: os.stat_result) -> None:
+    """Refuse another owner or mode where many disks have one; their times are the host file's."""
+    same = (
+        (change.mode is None or change.mode & 0o666 == there.st_mode & 0o666)
+        and change.uid in (None, there.st_uid)
+        and change.gid in (None, there.st_gid)
+    )
+    if not same:
+        raise NotPermitted("has the owner and the mode of its drive", path=node.name)
 
 
 def _or_keep(number: int | None) -> int:

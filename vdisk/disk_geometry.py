@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdisk.disk import Disk
 from vdisk.errors import Corrupt, DiskError, InvalidArgument, Unsupported
 from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
 from vdisk.image_disk import ImageDisk
@@ -103,21 +104,22 @@ def record_geometry(disk: ImageDisk, geometry: Geometry | None) -> None:
     disk.choice = chosen
 
 
-def _has_own_geometry(disk: ImageDisk) -> bool:
+def has_own_geometry(disk: Disk) -> bool:
+    """Whether the geometry was given, recorded or in the header, and not found out."""
     own = (Source.GIVEN, Source.STORED, Source.HEADER)
     return disk.choice is not None and disk.choice.source in own
 
 
 def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
     """The geometry given or recorded, with the cylinders that fit `size` bytes."""
-    if disk.choice is None or not _has_own_geometry(disk):
+    if disk.choice is None or not has_own_geometry(disk):
         return None
     geometry = disk.choice.geometry
     return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
 
 
 def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
-    if not _has_own_geometry(disk):
+    if not has_own_geometry(disk):
         return
     if geometry is None:
         disk.keep_geometry(None)

@@ -200,9 +200,13 @@ class ImageDisk(Disk):
     def allocate(self, offset: int, length: int) -> None:
         self.check_writable()
         self.check_range(offset, length)
-        window = self.window()
-        if window is None or not window[0].allocate(window[1] + offset, length):
-            super().allocate(offset, length)
+        end = offset + length
+        while offset < end:
+            found = self.run(offset, end - offset)
+            if found is None or not found[0].allocate(*found[1:]):
+                super().allocate(offset, end - offset)  # Which refuses.
+                return
+            offset += found[2]
 
     def flush(self) -> None:
         if self._unwritable is not None:
@@ -364,6 +368,9 @@ class ImageDisk(Disk):
 
     def window(self) -> tuple[HostFile, int] | None:
         return self.image.window()
+
+    def hosts(self) -> tuple[HostFile, ...]:
+        return self.image.hosts()
 
     def close(self) -> None:
         """As `Disk.close`; before it, the format ends its writing (`plan_close`).

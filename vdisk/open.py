@@ -1,6 +1,7 @@
 """The one way in: an address, as a person writes it, becomes a disk.
 
-An address is a host file's path, and below it what lies inside: `disk.img`, `disk.img/p2`.
+An address is a host file's path, and below it what lies inside: `disk.img`, `disk.img/p2`,
+`drive.img/alpha/p1`, `server.img/p2/root`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vdisk.disk import Disk
 from vdisk.disk_geometry import settle_geometry
+from vdisk.drive import Drive
 from vdisk.errors import HostError, InvalidArgument, InvalidFormat, NotFound
+from vdisk.find_drives import drive_at
 from vdisk.formats.base import ImageFormat
 from vdisk.formats.raw import Raw
 from vdisk.formats.registry import open_format
@@ -21,9 +25,10 @@ from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
 from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.parents import opening
-from vdisk.partitions import partition_disk
-from vdisk.record import store_format
+from vdisk.partitions import partition_disk, scan_table
+from vdisk.record import DRIVE_FORMAT, store_format, stored_format
 from vdisk.units import SECTOR
+from vdisk.volume import VolumeDisk
 
 _PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
 
@@ -70,7 +75,7 @@ def open_disk(
     options: OpenOptions = NO_OPTIONS,
     lock: bool = True,
 ) -> Disk:
-    """Open what `address` names: a whole disk, or a partition of it ("disk.img/p2").
+    """Open what `address` names: a whole disk, or a partition or volume inside it.
 
     Raises NotFound, Busy (the lock), InvalidFormat, Corrupt, Unsupported, InvalidArgument (the
     options do not fit the disk) or HostError.  Closing the disk closes the image.
@@ -78,7 +83,27 @@ def open_disk(
     parsed = parse_address(os.fspath(address))
     disk = open_image(parsed.path, writable=writable, options=options, lock=lock)
     try:
-        return _inside(disk, parsed) if parsed.inside else disk
+        return inside(disk, parsed.inside)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def open_drive(
+    address: str | os.PathLike[str],
+    *,
+    writable: bool = False,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+) -> Drive:
+    """Open the drive that `address` names: an image, a partition or a volume with a group on it.
+
+    Raises as `open_disk`, and NotFound where there is no volume group.
+    """
+    parsed = parse_address(os.fspath(address))
+    disk = open_image(parsed.path, writable=writable, options=options, lock=lock)
+    try:
+        return drive_inside(disk, parsed.inside, owned=True)
     except BaseException:
         disk.close()
         raise
@@ -147,7 +172,9 @@ def open_host(
 
 
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
-    """Record the format of a writable disk where it was given or is raw."""
+    """Record the format of a writable disk where it was given or is raw; a drive stays one."""
+    if stored_format(disk.image.hosts()[0]) == DRIVE_FORMAT:
+        return
     if options.format is not None or disk.image.name == Raw.name:
         store_format(disk.image.hosts()[0], disk.image.name)
 
@@ -161,15 +188,71 @@ def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> Imag
     return disk
 
 
-def _inside(disk: ImageDisk, address: Address) -> Disk:
-    name, *rest = address.inside
-    number = _PARTITION.fullmatch(name)
-    if rest or number is None:
+def inside(disk: ImageDisk, names: Sequence[str]) -> Disk:
+    """What `names`, outermost first, mean inside `disk`: a partition, a volume, a part of one.
+
+    Closing it closes `disk`, which is what it is where there are no names.  Raises NotFound, and
+    what is wrong with the table or the drive that the names lead to.
+    """
+    if not names:
+        return disk
+    place, rest = _place(disk, names)
+    if not rest:
+        return partition_disk(disk, _number(place))
+    volume = _volume(disk, place, rest)
+    try:
+        return inside(volume, rest[1:])
+    except BaseException:
+        volume.close()
+        raise
+
+
+def drive_inside(disk: ImageDisk, names: Sequence[str], *, owned: bool = False) -> Drive:
+    """The drive on `disk`, or on what `names` mean in it.  Raises as `inside` does.
+
+    With `owned`, `disk` is closed when the drive is not used any more.
+    """
+    place, rest = _place(disk, names)
+    if not rest:
+        return drive_at(disk, place, owned=owned)
+    volume = _volume(disk, place, rest)
+    try:
+        return drive_inside(volume, rest[1:], owned=True)
+    except BaseException:
+        volume.close()
+        raise
+
+
+def _place(disk: ImageDisk, names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Where on `disk` the first names lead, "" for all of it or a partition; and those after that.
+
+    A volume may be called like a partition; where there is such a partition, that is meant.
+    """
+    table = scan_table(disk).table if names and _PARTITION.fullmatch(names[0]) else None
+    numbers = () if table is None else [partition.number for partition in table.partitions]
+    if numbers and _number(names[0]) in numbers:
+        return names[0], names[1:]
+    return "", names
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("p"))
+
+
+def _volume(disk: ImageDisk, place: str, names: Sequence[str]) -> VolumeDisk:
+    """The first of `names`, a volume of the drive at `place`; `disk` is closed with it."""
+    try:
+        drive = drive_at(disk, place, owned=True)
+    except NotFound:
+        if not place and _PARTITION.fullmatch(names[0]):
+            partition_disk(disk, _number(names[0]))  # Which says what partitions there are.
         raise NotFound(
-            f"there is no {'/'.join(address.inside)!r} in it", path=address.path,
-            hint="partitions are p1, p2, …",
-        )
-    return partition_disk(disk, int(number[1]))
+            f"there is no {'/'.join(names)!r} in it", path=f"{disk.address}/{place}".rstrip("/"),
+            hint="partitions are p1, p2, …, and volumes are called as vdisk info shows them",
+        ) from None
+    volume = drive.open(names[0])
+    drive.close()  # The volume keeps it.
+    return volume
 
 
 def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:

@@ -18,7 +18,7 @@ from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
 from vdisk.host import HostFile
-from vdisk.record import FORMAT_ATTRIBUTE, stored_format
+from vdisk.record import DRIVE_FORMAT, FORMAT_ATTRIBUTE, stored_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ def format_of(host: HostFile, given: str | None = None) -> Format:
     """The format of the image in `host`, believed in the order that `open_format` says."""
     recorded = None if given else stored_format(host)
     name = given or recorded
+    if name == DRIVE_FORMAT and given is None:
+        return FORMATS[Raw.name]
     if name is None:
         return _recognised(host)
     if name in FORMATS:

@@ -23,6 +23,7 @@ from vdisk.tables.partition import (
     Scan,
     Table,
     TableKind,
+    apart,
 )
 from vdisk.tables.source import Source
 
@@ -34,6 +35,7 @@ __all__ = [
     "Scan",
     "Table",
     "TableKind",
+    "apart",
     "guess_sector_size",
     "is_boot_sector",
     "read_table",
