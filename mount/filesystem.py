@@ -182,6 +182,7 @@ class FileSystem:
         self._folder_limiter = trio.CapacityLimiter(1)
         self._folder_seen: os.stat_result | None = None
         self._folder_patience = 0.0  # Until when a folder that did not answer is not asked again.
+        self._settling: set[DiskNode] = set()  # Disks whose size and space are not final yet.
         self._drops = 0  # Of pages, under way.
         self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
@@ -312,7 +313,7 @@ class FileSystem:
         if _kind(inode) in FOLDERS or _kind(inode) in REPORTS:
             return None
         node = self.tree.node_of(inode)
-        return await self.in_thread(node, birth_ns, node.disk.image.hosts()[0].fd)
+        return await self.in_thread(node, birth_ns, node.disk.hosts()[0].fd)
 
     async def _folder(self, inode: int) -> Attributes:
         """A folder: the store's own, without what cannot be done in it."""
@@ -346,7 +347,9 @@ class FileSystem:
     async def _disk_attributes(
         self, node: DiskNode, view: View, *, patient: bool = True
     ) -> Attributes:
-        host = node.disk.image.hosts()[0]
+        while node in self._settling and patient:
+            await self._idle.park()
+        host = node.disk.hosts()[0]
         if host.is_local:
             found = host.stat()
         else:
@@ -361,7 +364,7 @@ class FileSystem:
             uid=self._uid(found), gid=self._gid(found),
             atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
             entry_seconds=_entry_seconds(view),
-            attribute_seconds=_DISK_ENTRY_SECONDS if certain else 0.0,
+            attribute_seconds=_DISK_ENTRY_SECONDS if certain and not node.growing else 0.0,
         )
 
     async def _blocks(self, node: DiskNode, view: View, found: os.stat_result) -> int:
@@ -455,6 +458,8 @@ class FileSystem:
 
     async def backing(self, node: DiskNode) -> Backing:
         """How the kernel reaches the disk's host file by itself; number 0 where it cannot."""
+        if node.backing is None and node.disk.window() is None:
+            node.keep_backing(Backing())
         if node.backing is None:
             node.keep_backing(await self.in_thread(node, self._back, node))
         return node.backing or Backing()
@@ -666,16 +671,29 @@ class FileSystem:
         node = opened.node
         node.views.closed(opened.view)
         self._idle.unpark_all()
-        if node.growing and not node.views.handles:
-            node.growing = False
-            self._growth_locks.pop(node.id, None)
-            if not node.removed:
+        if not node.views.handles and not node.removed and (node.growing or node.resized_open):
+            await self._settle(node)
+        self.tree.drop_unused(node)
+
+    async def _settle(self, node: DiskNode) -> None:
+        """The last handle is gone of a disk that was created or resized by it.
+
+        close(2) has returned already, but what is asked from now on waits for this.
+        """
+        created, node.growing, node.resized_open = node.growing, False, False
+        self._growth_locks.pop(node.id, None)
+        node.exclusive = True
+        self._settling.add(node)
+        try:
+            if created:
                 await self.in_thread(node, node.store.finish, node.disk)
                 node.resized()
-        if node.resized_open and not node.views.handles and not node.removed:
-            node.resized_open = False
-            await self.in_thread(node, node.store.idle, node.disk)
-        self.tree.drop_unused(node)
+            else:
+                await self.in_thread(node, node.store.idle, node.disk)
+        finally:
+            node.exclusive = False
+            self._settling.discard(node)
+            self._idle.unpark_all()
 
     # The store
 
@@ -760,15 +778,22 @@ class FileSystem:
 
     async def space(self) -> Space:
         """Room in the first store."""
+        while self._settling:
+            await self._idle.park()
         return await trio.to_thread.run_sync(self.tree.stores[0].space)
 
     def flush_all(self) -> None:
         """Flush every disk.  The first HostError is raised after all were tried."""
         first: HostError | None = None
+        shared: set[object] = set()  # Host files of many disks, which are flushed once.
         for node in self.tree.disks():
+            hosts = node.disk.hosts()
+            if node.disk.read_only or hosts in shared:
+                continue
+            if node.disk.image.shares_host:
+                shared.add(hosts)
             try:
-                if not node.disk.read_only:
-                    node.disk.flush()
+                node.disk.flush()
             except HostError as error:
                 first = first or error
         if first is not None:

@@ -62,10 +62,8 @@ def find_drives(disk: Disk, table: Table | None, *, owned: bool = False) -> Driv
             room -= sum(len(area.text) for area in pv.areas if area.text is not None)
             if room < 0:
                 raise Unsupported("the disk has more LVM2 metadata than is read")
-            assemble([pv])  # One that is damaged must not take the others with it.
         except DiskError as error:
-            error.path = error.path or _address(disk, place.name)
-            result.problems[place.name] = error
+            result.problems[place.name] = _named(error, _address(disk, place.name))
             continue
         pvs[place.name], places[pv.label.pv_id] = pv, place
     for group in _groups(disk, pvs, result):
@@ -99,15 +97,32 @@ def _candidates(disk: Disk, table: Table | None) -> Iterator[Place]:
         yield Place.of(part, name)
 
 
-def _groups(
-    disk: Disk, pvs: dict[str, FoundPv], result: DrivesFound
-) -> tuple[Group, ...]:
+def _groups(disk: Disk, pvs: dict[str, FoundPv], result: DrivesFound) -> tuple[Group, ...]:
+    """The groups on `pvs`, which are by place.  One that is damaged does not take others with it.
+    """
     try:
         return assemble(pvs.values())
-    except DiskError as error:  # Together they contradict each other: two copies of one drive.
-        error.path = error.path or disk.address
-        result.problems.update(dict.fromkeys(pvs, error))
-        return ()
+    except DiskError as error:
+        alone = _problems_of_each(disk, pvs)
+        result.problems.update(alone or dict.fromkeys(pvs, _named(error, disk.address)))
+        sound = {place: pv for place, pv in pvs.items() if place not in alone}
+        return _groups(disk, sound, result) if alone else ()
+
+
+def _problems_of_each(disk: Disk, pvs: dict[str, FoundPv]) -> dict[str, DiskError]:
+    found: dict[str, DiskError] = {}
+    for place, pv in pvs.items():
+        try:
+            assemble([pv])
+        except DiskError as error:
+            found[place] = _named(error, _address(disk, place))
+    return found
+
+
+def _named(error: DiskError, address: str) -> DiskError:
+    """The rules of LVM2 know no file."""
+    error.path = error.path or address
+    return error
 
 
 def _address(disk: Disk, place: str) -> str:
