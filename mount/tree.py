@@ -70,6 +70,7 @@ class DiskNode:
         self.regions: tuple[Region, ...] = ()
         self._by_place: dict[int, View] = {}
         self._by_content: dict[object, View] = {}
+        self._told: set[str] = set()
         self._serial = 0
         self._region_starts: list[int] = []
 
@@ -86,8 +87,14 @@ class DiskNode:
             self.stale = True
             return
         for problem in found.problems.values():
-            _log.warning("%s", problem)
+            self._tell(str(problem))
         self._show(scan, found)
+
+    def _tell(self, problem: str) -> None:
+        """Once, however often it is met."""
+        if problem not in self._told:
+            self._told.add(problem)
+            _log.warning("%s", problem)
 
     def _show(self, scan: Scan, found: DrivesFound) -> None:
         shown = {**self._partitions(scan), **self._volumes(found)}
@@ -122,7 +129,7 @@ class DiskNode:
                 try:
                     keys[shown] = self._volume(shown, drive, volume)
                 except DiskError as error:
-                    _log.warning("not shown: %s", error)
+                    self._tell(f"not shown: {error}")
         return keys
 
     def _volume(self, shown: str, drive: Drive, volume: Volume) -> object:

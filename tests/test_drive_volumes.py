@@ -47,4 +47,4 @@ TestVolumeCommutes.settings = settings(max_examples=25, stateful_step_count=15)
 
 @pytest.mark.slow
 class TestVolumeCommutesLong(VolumeCommutes.TestCase):
-    settings = settings(max_examples=500, stateful_step_count=30)
+    settings = settings(max_examples=200, stateful_step_count=30)

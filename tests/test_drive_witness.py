@@ -129,6 +129,29 @@ def test_what_lvm2_does_to_a_drive_is_seen_here(tmp_path: Path) -> None:
     assert "mine" in tags["d"]
 
 
+def test_a_block_device_is_a_drive(tmp_path: Path) -> None:
+    image, mnt, person = blank(tmp_path / "disk", 96 * MIB), tmp_path / "mnt", Person()
+    with attached(image) as tools:
+        (device,) = tools.devices
+        done("drive", "init", device, "--name", "disks")
+        done("create", f"{device}/a", f"{device}/b", "--size", "16M")
+        mounted = mount(person, [Path(device)], mnt)
+        try:
+            assert "in use by" in refused("create", f"{device}/c", "--size", "16M")
+            person.run("mkfs.ext4", "-q", mnt / "a")
+            person.run("truncate", "-s", "32M", mnt / "c")
+            person.run("cp", mnt / "a", mnt / "d")
+            person.run("e2fsck", "-fn", mnt / "d")
+            person.run("rm", mnt / "b")
+        finally:
+            mounted.unmount()
+        found = json.loads(done("drive", "info", "--json", device))
+        assert {one["name"]: one["size_bytes"] >> 20 for one in found["volumes"]} == {
+            "a": 16, "c": 32, "d": 16,
+        }  # fmt: skip
+        tools.check("disks")
+
+
 @pytest.fixture
 def grouped(tmp_path: Path) -> Path:
     """A disk with a partition that LVM2 made a physical volume of, with volumes of many kinds."""

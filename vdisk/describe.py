@@ -140,10 +140,10 @@ def map_lines(disk: Disk) -> Iterator[str]:
 
 def allocated_bytes(disk: Disk) -> int:
     """Bytes the disk takes up in its host files; of a part of one, those in its own ranges."""
-    if isinstance(disk, Slice) or _image_disk(disk).image.shares_host:
+    if isinstance(disk, Slice):
         extents = disk.map(0, disk.size)
         return sum(extent.length for extent in extents if extent.kind == "data")
-    return sum(host.allocated_bytes() for host in _image_disk(disk).image.hosts())
+    return _image_disk(disk).allocated_bytes()
 
 
 def _image_disk(disk: Disk) -> ImageDisk:

@@ -117,6 +117,15 @@ class Drive:
             raise NotFound("was removed", path=disk.address)
         return found
 
+    def allocated_bytes(self, disk: VolumeDisk) -> int:
+        """Bytes that the host has for the extents of an open volume."""
+        return sum(
+            extent.length
+            for place, offset, length in self._places_of(lvm2.ranges_of(self.logical_volume(disk)))
+            for extent in place.disk.map(offset, length)
+            if extent.kind is not Kind.ZERO
+        )
+
     # Opening and closing
 
     def open(self, name: str, options: OpenOptions = NO_OPTIONS) -> VolumeDisk:

@@ -357,6 +357,10 @@ class ImageDisk(Disk):
 
     # V
 
+    def allocated_bytes(self) -> int:
+        """Bytes that the disk takes up in its host files."""
+        return sum(host.allocated_bytes() for host in self.image.hosts())
+
     def map(self, offset: int, length: int) -> Iterator[Extent]:
         self.check_range(offset, length)
         return merged(self._resolved(offset, length))

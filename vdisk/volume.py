@@ -189,6 +189,9 @@ class VolumeDisk(ImageDisk):
         self.drive.keep_geometry(self, geometry)
         return True
 
+    def allocated_bytes(self) -> int:
+        return self.drive.allocated_bytes(self)
+
     def flush(self) -> None:
         self.drive.flush()
 
