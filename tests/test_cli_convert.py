@@ -154,8 +154,14 @@ def test_the_geometry_goes_along_unless_only_the_size_told_it(folder: Path) -> N
     assert converted(plain, folder / "4.nhd") == Geometry(76, 8, 17)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129),
-                                                (signal.SIGINT, 130)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_conversion_leaves_nothing_behind(
     folder: Path, number: signal.Signals, status: int
 ) -> None:

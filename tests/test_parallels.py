@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import struct
 from pathlib import Path
 from random import Random
@@ -12,6 +11,7 @@ import pytest
 import qemu
 from cli import refused
 from format_cases import scattered
+from samples import unpacked
 from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, InvalidFormat, ReadOnly, Unsupported
 from vdisk.extent import Kind, merged
@@ -22,7 +22,6 @@ from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 10 * MIB + 512
-SAMPLE = Path(__file__).with_name("data") / "parallels-v2.xz"
 IN_USE, CLOSED = 0x746F6E59, 0x312E3276
 
 
@@ -58,8 +57,7 @@ def test_an_image_that_qemu_made_is_read_mapped_and_written_in_place(tmp_path: P
 
 
 def test_an_image_of_parallels_desktop_reads_as_qemu_reads_it(tmp_path: Path) -> None:
-    image = tmp_path / "d.hds"
-    image.write_bytes(lzma.decompress(SAMPLE.read_bytes()))
+    image = unpacked("parallels-v2", tmp_path / "d.hds")
     raw = tmp_path / "raw"
     qemu.qemu("qemu-img", "convert", "-f", "parallels", "-O", "raw", image, raw)
     content = bytearray(raw.read_bytes())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from operator import contains
 from pathlib import Path
 from random import Random
 
@@ -13,14 +14,15 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from test_format_crash import Sectors, survivors
 
 import qemu
 from cli import done
 from model import host_folder
 from qcow2_images import create, sound
-from recording import RecordingHost
+from recording import FailingHost, RecordingHost
 from vdisk.disk_geometry import resize_disk
-from vdisk.errors import Exists, InvalidArgument, NotFound, ReadOnly, Unsupported
+from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, ReadOnly, Unsupported
 from vdisk.formats.base import ProblemKind
 from vdisk.formats.qcow2.snapshots import (
     apply_snapshot,
@@ -261,6 +263,81 @@ def test_a_snapshot_that_is_cut_short_leaves_disk_and_snapshots_as_before_or_aft
                         kept = old if snapshot.name == "old" else bytes(content)
                         assert disk.read(0, disk.size) == kept
         qemu.check(crashed, "qcow2")
+
+
+@pytest.mark.parametrize("kind", ["shared with a snapshot", "compressed"])
+def test_after_a_crash_what_was_copied_on_write_is_the_old_or_the_new(kind: str) -> None:
+    """A killed process has lost nothing; a loss of power, nothing that was flushed."""
+    with host_folder("memory") as folder:
+        image = folder / "d.qcow2"
+        plain = folder / "plain"
+        plain.write_bytes(b"old data" * 5120)
+        compress = ["-c"] if kind == "compressed" else []
+        words = [*compress, "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4K"]
+        qemu.qemu("qemu-img", "convert", *words, plain, image)
+        random = Random(kind)
+        if not compress:
+            with open_image(image, writable=True) as disk:
+                create_snapshot(disk, "old")
+        host = RecordingHost.recording(image)
+        with open_host(host) as disk:
+            sectors = Sectors(disk, random)
+            host.log.mark(sectors.snapshot())
+            for _ in range(12):
+                sectors.change(4 * KIB)
+                host.log.mark(sectors.snapshot())
+        crashed = folder / "crashed.qcow2"
+        for (begun, before), (ended, after) in pairwise(host.log.marks):
+            allowed = [old | new for old, new in zip(before[1], after[1], strict=True)]
+            for count in range(begun, ended + 1):
+                for number, state in enumerate(host.log.crash_states(count, random, 2)):
+                    crashed.write_bytes(state)
+                    found = survivors(crashed, number, False)
+                    assert all(map(contains, allowed, found)), (count, number)
+                    if number == 0 and count == ended:
+                        assert found == after[0], "a killed process lost a write"
+        if not compress:
+            assert content_of(crashed, "old") == plain.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["take", "apply", "delete"])
+def test_a_snapshot_for_which_the_host_has_no_room_changes_nothing(what: str) -> None:
+    """Each change of the host in turn is refused; the disk goes on, and leaks are given back."""
+    for fail_at in range(40):
+        with host_folder("memory") as folder:
+            image = create(folder / "d.qcow2", 40 * KIB, "cluster-size=1K")
+            content = bytearray(40 * KIB)
+            with open_image(image, writable=True) as disk:
+                change(disk, content, Random(1), 4)
+                create_snapshot(disk, "old")
+                kept = bytes(content)
+                change(disk, content, Random(2), 3)
+            host = FailingHost.open(image, writable=True)
+            with open_host(host) as disk:
+                host.fail_at = fail_at
+                try:
+                    {"take": create_snapshot, "apply": apply_snapshot, "delete": delete_snapshot}[
+                        what
+                    ](disk, "new" if what == "take" else "old")
+                except HostError:
+                    assert host.fail_at is None
+                if what == "apply" and disk.read(0, disk.size) == kept:
+                    content[:] = kept
+                is_through = host.fail_at is not None
+                host.fail_at = None
+                assert disk.read(0, disk.size) == content
+                disk.write(5000, b"goes on")
+                content[5000:5007] = b"goes on"
+            with written(image) as disk:
+                assert disk.read(0, disk.size) == content
+                if "old" in [snapshot.name for snapshot in list_snapshots(disk)]:
+                    apply_snapshot(disk, "old")
+                    assert disk.read(0, disk.size) == kept
+                else:
+                    assert what == "delete"
+        if is_through:
+            return
+    raise AssertionError("there are more changes than were refused")
 
 
 class SnapshotMachine(RuleBasedStateMachine):

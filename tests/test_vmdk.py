@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import struct
 from dataclasses import replace
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 import qemu
 from cli import done, refused
 from format_cases import scattered
+from samples import unpacked
 from vdisk.create import create_image, plan_disk
 from vdisk.disk_geometry import resize_disk
 from vdisk.errors import (
@@ -42,7 +42,6 @@ from vdisk.units import parse_size
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB
 SUBFORMATS = ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]
-ESX_SAMPLE = Path(__file__).with_name("data") / "iotest-version3.vmdk.xz"
 
 
 def make(image: Path, size: int, *, parent: Path | None = None, **options: str) -> Path:
@@ -371,8 +370,7 @@ def test_a_delta_needs_a_vmdk_beneath_it_and_is_not_flat(tmp_path: Path) -> None
 def esx_image(tmp_path: Path) -> Path:
     """An export of ESX: 16 GiB, the grain directory in the footer, markers before all tables."""
     path = tmp_path / "esx.vmdk"
-    path.write_bytes(lzma.decompress(ESX_SAMPLE.read_bytes()))
-    return path
+    return unpacked("iotest-version3.vmdk", path)
 
 
 def test_an_export_of_esx_reads_as_qemu_reads_it(esx_image: Path) -> None:

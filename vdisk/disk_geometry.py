@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vdisk.disk import Disk
 from vdisk.errors import Corrupt, DiskError, InvalidArgument, Unsupported
 from vdisk.geometry import Choice, Geometry, Source, check_sector_size, choose, derive
@@ -39,16 +41,32 @@ def choose_geometry(
 ) -> Choice | None:
     """The geometry of an open disk with its provenance; None for less than one sector."""
     check_sector_size(disk.sector_size)
-    first = disk.read(0, min(_FIRST_BYTES, disk.size))
+    peek = _peek(disk)
+    first = peek(0, min(_FIRST_BYTES, disk.size))
     return choose(
         disk.size,
         disk.sector_size,
         given=_given(disk, options),
         stored=stored,
         header=disk.image.header_geometry,
-        rdb=rdb_geometry(disk.read, disk.size, disk.sector_size),
+        rdb=rdb_geometry(peek, disk.size, disk.sector_size),
         first_sector=first if len(first) == _FIRST_BYTES else None,
     )
+
+
+def _peek(disk: ImageDisk) -> Callable[[int, int], bytes]:
+    """What a guess reads the disk by: zeros where the image is damaged.
+
+    So one of which only the first cluster cannot be read is opened, to be repaired or copied.
+    """
+
+    def read(offset: int, length: int) -> bytes:
+        try:
+            return disk.read(offset, length)
+        except Corrupt:
+            return bytes(length)
+
+    return read
 
 
 def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
@@ -156,6 +174,6 @@ def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None)
         return stored.sector_size
     return (
         disk.image.sector_size
-        or guess_sector_size(disk.read, disk.size)
+        or guess_sector_size(_peek(disk), disk.size)
         or SECTOR
     )

@@ -296,6 +296,7 @@ class ImageDisk(Disk):
         seen: set[str] = set()
         while True:
             with self._plans:
+                self._carry_out(self.image.plan_flush())  # What waits is no problem.
                 problems = (p for p in self.image.check() if p.repair and p.message not in seen)
                 problem = next(problems, None)
                 if problem is None:

@@ -181,7 +181,8 @@ def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
     """
     if stored_format(disk.image.hosts()[0]) == DRIVE_FORMAT:
         return
-    if options.format is not None or FORMATS[disk.image.name].unsigned:
+    entry = FORMATS.get(disk.image.name)
+    if options.format is not None or (entry is not None and entry.unsigned):
         store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 

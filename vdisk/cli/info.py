@@ -81,7 +81,8 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unit = found["sector_size"]
     yield "format", found["format"]
     for name, value in found["format_details"].items():
-        yield name.replace("_", " "), str(value)
+        for text in _detail(value):
+            yield name.replace("_", " "), text
     for path in found["host_files"]:
         if path != found["address"]:
             yield "host file", path
@@ -100,6 +101,19 @@ def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unaddressed = found["unaddressed_sectors"]
     if unaddressed:
         yield "", f"{unaddressed} sectors past the last cylinder, which only LBA reaches"
+
+
+def _detail(value: Any) -> Iterator[str]:
+    """What a format says of itself, a line each: of a list, of each in it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _detail(each)
+    elif isinstance(value, dict):
+        yield ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in value.items())
+    elif isinstance(value, bool):
+        yield "yes" if value else "no"
+    elif value is not None:
+        yield str(value)
 
 
 def _bytes(count: int) -> str:

@@ -160,7 +160,7 @@ def _of_flags(image: Qcow2, *, with_repair: bool) -> Iterator[Problem]:
         tables += [(f"L2 table {number}", table) for number, table in l2_tables(image, image.l1)]
     for name, table in tables:
         for first, old, new in changed_words(image, table, count):
-            if repair is None and with_repair and not image.has_waiting:
+            if repair is None and with_repair and not image.l2.pages_waiting:
                 repair = plan_flags(image, image.l1)
             is_risky = any(was & ~now & COPIED for was, now in zip(old, new, strict=True))
             yield Problem(
