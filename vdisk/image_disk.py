@@ -62,6 +62,7 @@ class ImageDisk(Disk):
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
+        self._repaired = False  # Something was changed even so.
         self._unwritable: HostError | None = None  # Why the tables in the host are not ours.
         self._decoded = DecodedUnits()
 
@@ -302,6 +303,7 @@ class ImageDisk(Disk):
                 if problem is None:
                     return
                 seen.add(problem.message)  # One that its repair does not take away is left alone.
+                self._repaired = True
                 self._carry_out(problem.repair)
             yield problem
 
@@ -412,9 +414,9 @@ class ImageDisk(Disk):
         Everything is let go of even where that fails, with HostError.
         """
         try:
-            if self._begun and self._unwritable is None:
+            if (self._begun or self._repaired) and self._unwritable is None:
                 with self._plans:
-                    self._begun = False
+                    self._begun = self._repaired = False
                     self._carry_out(self.image.plan_close())
         finally:
             close_image(self.image)
