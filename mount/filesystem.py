@@ -28,7 +28,7 @@ import trio
 
 from mount.errors import Gone
 from mount.inodes import FOLDERS, META, REPORTS, ROOT, NodeKind, unpack
-from mount.tree import META_NAME, DiskNode, Found, Tree
+from mount.tree import META_NAME, DiskNode, Found, Stale, Tree
 from mount.views import Backing, View
 from vdisk.birth import birth_ns
 from vdisk.describe import allocated_bytes, describe, geometry_text, map_lines
@@ -46,7 +46,6 @@ from vdisk.errors import (
 )
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import refit, resize_disk
 from vdisk.store import Space, Store
 
 REQUEST_BYTES_MAX = 1 << 20
@@ -184,6 +183,7 @@ class FileSystem:
         self._folder_limiter = trio.CapacityLimiter(1)
         self._folder_seen: os.stat_result | None = None
         self._folder_patience = 0.0  # Until when a folder that did not answer is not asked again.
+        self._settling: set[DiskNode] = set()  # Disks whose size and space are not final yet.
         self._drops = 0  # Of pages, under way.
         self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
@@ -216,13 +216,14 @@ class FileSystem:
         return await self._disk_attributes(*found, patient=False)
 
     async def _partition_named(self, name: str) -> tuple[DiskNode, View] | None:
-        owner = self.tree.partition_owner(name)
-        if owner is None or name in self.tree.nodes:
+        if name in self.tree.nodes:
             return None
-        node, part = owner
-        await self._refresh(node)
-        view = node.partitions.get(part)
-        return None if view is None else (node, view)
+        for node, part in list(self.tree.part_owners(name)):
+            await self._refresh(node)
+            view = node.parts.get(part)
+            if view is not None:
+                return node, view
+        return None
 
     async def _disk_named(self, name: str) -> DiskNode | None:
         node = self.tree.nodes.get(name)
@@ -288,7 +289,7 @@ class FileSystem:
         for node in list(self.tree.nodes.values()):
             await self._refresh(node)
             names.append((node.name, node.whole.inode))
-            parts = ((f"{node.name}.{part}", v.inode) for part, v in node.partitions.items())
+            parts = ((f"{node.name}.{part}", v.inode) for part, v in node.parts.items())
             names += [(name, inode) for name, inode in parts if name not in self.tree.nodes]
         return names
 
@@ -317,7 +318,7 @@ class FileSystem:
         if _kind(inode) in FOLDERS or _kind(inode) in REPORTS:
             return None
         node = self.tree.node_of(inode)
-        return await self.in_thread(node, birth_ns, node.disk.image.hosts()[0].fd)
+        return await self.in_thread(node, birth_ns, node.disk.hosts()[0].fd)
 
     async def _folder(self, inode: int) -> Attributes:
         """A folder: the store's own, without what cannot be done in it."""
@@ -351,7 +352,9 @@ class FileSystem:
     async def _disk_attributes(
         self, node: DiskNode, view: View, *, patient: bool = True
     ) -> Attributes:
-        hosts = node.disk.image.hosts()
+        while node in self._settling and patient:
+            await self._idle.park()
+        hosts = node.disk.hosts()
         is_local = all(host.is_local for host in hosts)
         if is_local:
             seen = _status(hosts)
@@ -372,14 +375,14 @@ class FileSystem:
             mtime_ns=max(status.st_mtime_ns for status in seen),
             ctime_ns=max(status.st_ctime_ns for status in seen),
             entry_seconds=_entry_seconds(view),
-            attribute_seconds=_DISK_ENTRY_SECONDS if certain else 0.0,
+            attribute_seconds=_DISK_ENTRY_SECONDS if certain and not node.growing else 0.0,
         )
 
     async def _blocks(self, node: DiskNode, view: View, of_disk: int) -> int:
-        """512-byte blocks the host allocates for the view, and `of_disk` for all of its disk."""
-        if view is node.whole:
+        """512-byte blocks the host allocates for the view; `of_disk` for its disk's own files."""
+        if view is node.whole and not node.disk.image.shares_host:
             return of_disk
-        if not view.cacheable:
+        if _kind(view.inode) not in (NodeKind.DISK, NodeKind.PARTITION):
             return -(-view.size // 512)
         return -(-int(await self.in_thread(node, allocated_bytes, view.as_disk)) // 512)
 
@@ -412,8 +415,12 @@ class FileSystem:
         if size > SIZE_MAX:
             raise InvalidArgument("too large", path=node.name)
         async with self._exclusively(node, but=1 if handle in self._handles else 0):
-            await self.in_thread(node, resize_disk, node.disk, size)
+            await self.in_thread(node, node.store.resize, node.disk, size)
             node.resized()
+            if node.views.handles:
+                node.resized_open = True
+            else:
+                await self.in_thread(node, node.store.idle, node.disk)
 
     @asynccontextmanager
     async def _exclusively(self, node: DiskNode, but: int = 0) -> AsyncIterator[None]:
@@ -462,6 +469,8 @@ class FileSystem:
 
     async def backing(self, node: DiskNode) -> Backing:
         """How the kernel reaches the disk's host file by itself; number 0 where it cannot."""
+        if node.backing is None and node.disk.window() is None:
+            node.keep_backing(Backing())
         if node.backing is None:
             node.keep_backing(await self.in_thread(node, self._back, node))
         return node.backing or Backing()
@@ -558,7 +567,7 @@ class FileSystem:
         try:
             view.disk.write(start, memoryview(data)[:length])
         finally:
-            opened.node.written(start, start + length)
+            opened.node.written_by(view, offset, length)
         return length
 
     def write_now(self, handle: int, offset: int, data: bytes | memoryview) -> bool:
@@ -571,7 +580,7 @@ class FileSystem:
             return False
         if not view.try_write(offset, data):
             return False
-        opened.node.written(view.start + offset, view.start + offset + length)
+        opened.node.written_by(view, offset, length)
         return True
 
     def drops_pages(self, handle: int, offset: int, length: int) -> bool:
@@ -579,8 +588,7 @@ class FileSystem:
         opened = self._handles.get(handle)
         if opened is None:
             return False
-        start = opened.view.start + offset
-        return bool(opened.node.views.overlapping_cached(opened.view, start, start + length))
+        return bool(opened.node.stale_views(opened.view, offset, length))
 
     def open_file(self, handle: int) -> OpenFile:
         """The open view of a disk that `handle` stands for.  InvalidArgument for a report's."""
@@ -596,19 +604,17 @@ class FileSystem:
         Pages that the kernel keeps of them under other views are dropped before, so that what mmap
         left dirty goes in first and not last, and after; and the partition table may be another.
         """
-        node, start = opened.node, opened.view.start + offset
-        stale = node.views.overlapping_cached(opened.view, start, start + length)
-        await self._drop_pages(stale, start, start + length)
+        node, view = opened.node, opened.view
+        stale = node.stale_views(view, offset, length)
+        await self._drop_pages(stale)
         try:
             yield
         except DiskError:  # A part of it may be done.
-            await self._changed(node, stale, start, start + length)
+            await self._drop_pages(stale)
+            node.written_by(view, offset, length)
             raise
-        await self._changed(node, stale, start, start + length)
-
-    async def _changed(self, node: DiskNode, stale: list[View], start: int, end: int) -> None:
-        await self._drop_pages(stale, start, end)
-        node.written(start, end)
+        await self._drop_pages(stale)
+        node.written_by(view, offset, length)
 
     async def _grow(self, opened: OpenFile, offset: int, data: bytes | memoryview) -> int:
         """Write to a disk that was just created, making it larger first."""
@@ -634,9 +640,9 @@ class FileSystem:
         node.stale = True
         return done
 
-    async def _drop_pages(self, views: list[View], start: int, end: int) -> None:
-        """Have the kernel forget what it caches of bytes [start, end) of the disk."""
-        for view in views:
+    async def _drop_pages(self, stale: list[Stale]) -> None:
+        """Have the kernel forget what it caches of these bytes by these views."""
+        for view, start, end in stale:
             if self._ending:
                 await trio.sleep_forever()
             first = max(start - view.start, 0)
@@ -677,13 +683,29 @@ class FileSystem:
         node = opened.node
         node.views.closed(opened.view)
         self._idle.unpark_all()
-        if node.growing and not node.views.handles:
-            node.growing = False
-            self._growth_locks.pop(node.id, None)
-            if not node.removed:
-                await self.in_thread(node, refit, node.disk)
-                node.resized()
+        if not node.views.handles and not node.removed and (node.growing or node.resized_open):
+            await self._settle(node)
         self.tree.drop_unused(node)
+
+    async def _settle(self, node: DiskNode) -> None:
+        """The last handle is gone of a disk that was created or resized by it.
+
+        close(2) has returned already, but what is asked from now on waits for this.
+        """
+        created, node.growing, node.resized_open = node.growing, False, False
+        self._growth_locks.pop(node.id, None)
+        node.exclusive = True
+        self._settling.add(node)
+        try:
+            if created:
+                await self.in_thread(node, node.store.finish, node.disk)
+                node.resized()
+            else:
+                await self.in_thread(node, node.store.idle, node.disk)
+        finally:
+            node.exclusive = False
+            self._settling.discard(node)
+            self._idle.unpark_all()
 
     # The store
 
@@ -712,6 +734,7 @@ class FileSystem:
         node = await self._changeable(name)
         async with self._store_lock, self._exclusively(node):
             await trio.to_thread.run_sync(node.store.remove, node.name)
+            await self.in_thread(node, node.store.idle, node.disk)
             self.tree.drop(node)
             await self._scan()
 
@@ -728,7 +751,7 @@ class FileSystem:
         if target is not None and not replace:
             raise Exists("already exists", path=new_name)
         if target is not None and target.store is not node.store:
-            raise NotPermitted("lies in another folder", path=new_name)
+            raise NotPermitted("lies elsewhere", path=new_name)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._store_lock)
             await held.enter_async_context(self._exclusively(node))
@@ -736,6 +759,7 @@ class FileSystem:
                 await held.enter_async_context(self._exclusively(target))
             path = await trio.to_thread.run_sync(node.store.rename, node.name, new_name)
             if target is not None:
+                await self.in_thread(target, target.store.idle, target.disk)
                 self.tree.drop(target)
             node.path = path
             await self._scan()
@@ -746,7 +770,7 @@ class FileSystem:
         node = await self._disk_named(name)
         if node is not None:
             return node
-        if self.tree.partition_owner(name) is not None or name == META_NAME:
+        if self.tree.part_owner(name) is not None or name == META_NAME:
             raise NotPermitted("is not a disk of its own", path=name)
         raise NotFound("no such disk", path=name)
 
@@ -757,33 +781,42 @@ class FileSystem:
             raise NotPermitted("names here come from the disk's geometry")
 
     def _store_for_new(self, name: str) -> Store:
-        if self.tree.partition_owner(name) is not None:
+        if self.tree.part_owner(name) is not None:
             raise NotPermitted("would be taken for a partition", path=name)
         for store in self.tree.stores:
-            if store.source.is_dir():
+            if store.creates:
                 return store
         return self.tree.stores[0]  # It refuses, and says why.
 
     async def space(self) -> Space:
         """Room in the first store."""
+        while self._settling:
+            await self._idle.park()
         return await trio.to_thread.run_sync(self.tree.stores[0].space)
 
     def flush_all(self) -> None:
         """Flush every disk.  The first HostError is raised after all were tried."""
         first: HostError | None = None
+        shared: set[object] = set()  # Host files of many disks, which are flushed once.
         for node in self.tree.disks():
+            hosts = node.disk.hosts()
+            if node.disk.read_only or hosts in shared:
+                continue
+            if node.disk.image.shares_host:
+                shared.add(hosts)
             try:
-                if not node.disk.read_only:
-                    node.disk.flush()
+                node.disk.flush()
             except HostError as error:
                 first = first or error
         if first is not None:
             raise first
 
     def close(self) -> None:
-        """Close every disk, which gives its lock back."""
+        """Close every disk and every store, which gives their locks back."""
         for node in self.tree.disks():
             node.close()
+        for store in self.tree.stores:
+            store.close()
 
     async def in_thread(self, node: DiskNode, work: Callable[..., T], *arguments: Any) -> T:
         """Do what may wait for the host in a worker thread of this disk's own share."""
@@ -817,7 +850,7 @@ def _status(hosts: tuple[HostFile, ...]) -> list[os.stat_result]:
 
 
 def _info(node: DiskNode) -> str:
-    report = describe(node.disk, node.scan.table, scan=False)
+    report = describe(node.disk, node.scan.table, node.drives, scan=False)
     return json.dumps(report, indent=2) + "\n"
 
 
@@ -837,8 +870,11 @@ def _grown(disk: ImageDisk, offset: int, end: int, work: Callable[[], int]) -> i
 
 
 def _apply(node: DiskNode, change: Change) -> None:
-    """chmod, chown and touch reach the host file."""
-    host = node.disk.image.hosts()[0]
+    """chmod, chown and touch reach the host file, unless it is that of other disks as well."""
+    host = node.disk.hosts()[0]
+    if node.disk.image.shares_host:
+        _check_same(node, change, host.stat())
+        return
     try:
         if change.mode is not None:
             os.fchmod(host.fd, change.mode & 0o777)
@@ -851,6 +887,17 @@ def _apply(node: DiskNode, change: Change) -> None:
             os.utime(host.fd, ns=(atime, mtime))
     except OSError as error:
         raise HostError.of(error, "change the attributes of", host.path) from error
+
+
+def _check_same(node: DiskNode, change: Change, there: os.stat_result) -> None:
+    """Refuse another owner or mode where many disks have one; their times are the host file's."""
+    same = (
+        (change.mode is None or change.mode & 0o666 == there.st_mode & 0o666)
+        and change.uid in (None, there.st_uid)
+        and change.gid in (None, there.st_gid)
+    )
+    if not same:
+        raise NotPermitted("has the owner and the mode of its drive", path=node.name)
 
 
 def _or_keep(number: int | None) -> int:

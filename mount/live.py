@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FUSE_SUBTYPE = "vdisk"
-_RECORD_BYTES_MAX = 1 << 20
+_RECORD_BYTES_MAX = 8 << 20  # Of a mount of some ten thousand disks.
 
 
 @dataclass(frozen=True, slots=True)

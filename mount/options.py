@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vdisk.errors import InvalidArgument
-from vdisk.open import OpenOptions
+from vdisk.options import OpenOptions
 
 SERVERS = ("auto", "kernel", "pyfuse3")
 """The FUSE servers by name; `auto` is the first of the others that can start."""

@@ -25,8 +25,7 @@ from mount import live
 from mount.ending import ENDING_SIGNALS, Ending, signals_held
 from mount.options import MountOptions
 from vdisk.errors import Busy, DiskError, HostError, InvalidArgument, NotPermitted
-from vdisk.scratch_store import ScratchStore
-from vdisk.store import FolderStore, ImageList, Store
+from vdisk.stores import open_stores
 
 if TYPE_CHECKING:
     from mount.filesystem import FileSystem
@@ -211,21 +210,6 @@ def _unmake(where: Path) -> None:
         where.rmdir()
 
 
-def make_stores(request: Request) -> list[Store]:
-    """The stores of a mount: a folder each, and the images that were named together as one."""
-    writable = not (request.options.read_only or request.options.snapshot)
-    folders = [source for source in request.sources if source.is_dir()]
-    images = [source for source in request.sources if not source.is_dir()]
-    stores: list[Store] = [
-        FolderStore(folder, request.options.image, writable=writable) for folder in folders
-    ]
-    if images:
-        stores.append(ImageList(images, request.options.image, writable=writable))
-    if request.options.snapshot:
-        return [ScratchStore(store) for store in stores]
-    return stores
-
-
 def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
     import trio
 
@@ -236,14 +220,15 @@ def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
     _raise_limits()
     os.umask(0)  # A client's own umask is in the mode that it asks for.
     options = request.options
-    tree = Tree(make_stores(request))
+    stores = open_stores(
+        request.sources, options.image, writable=not options.read_only, snapshot=options.snapshot
+    )
+    tree = Tree(stores)
     settings = Settings(options.read_only, options.uid, options.gid, options.umask)
     filesystem = FileSystem(tree, settings)
     with ExitStack() as stack:
         stack.callback(filesystem.close)
-        # A disk that was named must open; of a folder, those that do are shown.
-        strict = not any(source.is_dir() for source in request.sources)
-        tree.show(tree.look(tree.known(), strict=strict, keep=False))
+        tree.show(tree.look(tree.known(), strict=True, keep=False))
         ending = Ending()  # Until here a signal just ends the process, which has begun nothing.
         undo = stack.enter_context(ExitStack())  # What is taken back where the mount fails.
         if _make_folder(request.mountpoint):

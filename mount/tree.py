@@ -18,13 +18,16 @@ from typing import NamedTuple
 
 from mount.errors import Gone
 from mount.inodes import DISKS_MAX, META, PLACE_MAX, Inode, NodeKind, pack, unpack
-from mount.views import Backing, View, ViewSet
+from mount.views import Backing, View, ViewSet, VolumeView
+from vdisk.drive import Drive
 from vdisk.errors import DiskError, InvalidArgument, NotFound
+from vdisk.find_drives import DrivesFound, find_drives
 from vdisk.geometry import CHS, Geometry
 from vdisk.image_disk import ImageDisk
-from vdisk.open import scan_table
+from vdisk.partitions import scan_table
 from vdisk.store import Store
-from vdisk.tables import Scan
+from vdisk.tables import Region, Scan, apart
+from vdisk.tables.lvm2 import Volume, VolumeMap
 
 META_NAME = ".vdisk"
 _REPORT_NAMES = {"geometry": NodeKind.GEOMETRY, "info": NodeKind.INFO, "map": NodeKind.MAP}
@@ -32,12 +35,15 @@ _RETRY_SECONDS = 1.0  # How often a disk that could not be opened is tried again
 
 _log = logging.getLogger(__name__)
 
+Stale = tuple[View, int, int]
+"""A view, and bytes [start, end) of the disk that the kernel must not keep pages of under it."""
+
 
 class DiskNode:
     """A disk that is shown: the open disk, its partition table as last read, and its views.
 
-    Invariant: `scan` is what the table's bytes said when it was read, and `stale` is True if any
-    byte in `scan.regions`, or the size, may have changed since.
+    Invariant: `scan` and `parts` are what the bytes in `regions` said when they were read, and
+    `stale` is True if any of those bytes, or the size, may have changed since.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class DiskNode:
         self.disk = disk
         self.growing = False  # Created through the mount and not closed yet.
         self.removed = False
+        self.resized_open = False  # While it was open, so that its store may hold what it gave up.
         self.nameless = False  # Its host file has no name any more; it goes when it is closed.
         self.exclusive = False  # Being removed, renamed or resized: opens wait.
         self.stale = True
@@ -58,9 +65,12 @@ class DiskNode:
         self.scan = Scan(None, ())
         self.whole = View(pack(NodeKind.DISK, id_), disk, 0, None)
         self.views = ViewSet(self.whole)
-        self.partitions: dict[str, View] = {}
+        self.parts: dict[str, View] = {}  # Partitions (p1), and volumes on it (p2.root).
+        self.drives: list[Drive] = []
+        self.regions: tuple[Region, ...] = ()
         self._by_place: dict[int, View] = {}
-        self._by_range: dict[tuple[int, int, int], View] = {}
+        self._by_content: dict[object, View] = {}
+        self._told: set[str] = set()
         self._serial = 0
         self._region_starts: list[int] = []
 
@@ -71,37 +81,91 @@ class DiskNode:
         self.stale = False  # First, so that a write during the look makes it stale again.
         try:
             scan = scan_table(self.disk)
+            found = find_drives(self.disk, scan.table)
         except DiskError as error:
             _log.warning("%s", error)
             self.stale = True
             return
-        self._show(scan)
+        for problem in found.problems.values():
+            self._tell(str(problem))
+        self._show(scan, found)
 
-    def _show(self, scan: Scan) -> None:
-        unit = self.disk.sector_size
-        ranges = {(p.number, p.start_lba * unit, p.sectors * unit) for p in scan.slices}
-        for key, view in list(self._by_range.items()):
-            if key not in ranges and not view.handles:
-                del self._by_range[key]
+    def _tell(self, problem: str) -> None:
+        """Once, however often it is met."""
+        if problem not in self._told:
+            self._told.add(problem)
+            _log.warning("%s", problem)
+
+    def _show(self, scan: Scan, found: DrivesFound) -> None:
+        shown = {**self._partitions(scan), **self._volumes(found)}
+        for key, view in list(self._by_content.items()):
+            if key not in shown.values() and not view.handles:
+                del self._by_content[key]
                 self.views.known.pop(view.inode, None)
-        for number, start, length in sorted(ranges - self._by_range.keys()):
-            self._serial = (self._serial + 1) % PLACE_MAX
-            inode = pack(NodeKind.PARTITION, self.id, self._serial)
-            self._by_range[number, start, length] = View(inode, self.disk, start, length)
-        self._by_place = {unpack(view.inode).place: view for view in self._by_range.values()}
-        self.partitions = {
-            f"p{key[0]}": self._by_range[key] for key in sorted(ranges)
-        }
-        self.scan = scan
-        self._region_starts = [start for start, _ in scan.regions]
+        self._by_place = {unpack(view.inode).place: view for view in self._by_content.values()}
+        self.parts = {name: self._by_content[key] for name, key in shown.items()}
+        self.scan, self.drives = scan, found.drives
+        self.regions = apart((*scan.regions, *found.regions))
+        self._region_starts = [start for start, _ in self.regions]
+
+    def _partitions(self, scan: Scan) -> dict[str, object]:
+        """The key in `_by_content` of each partition, by its name; views are made where needed."""
+        unit = self.disk.sector_size
+        keys: dict[str, object] = {}
+        for one in scan.slices:
+            start, length = one.start_lba * unit, one.sectors * unit
+            keys[f"p{one.number}"] = key = (one.number, start, length)
+            if key not in self._by_content:
+                self._by_content[key] = View(self._part_inode(), self.disk, start, length)
+        return keys
+
+    def _volumes(self, found: DrivesFound) -> dict[str, object]:
+        """Likewise of each volume on the disk; one that cannot be opened is told of in the log."""
+        keys: dict[str, object] = {}
+        for drive in found.drives:
+            place = next(iter(drive.places.values())).name
+            for name, volume in drive.volumes().items():
+                shown = f"{place}.{name}" if place else name
+                try:
+                    keys[shown] = self._volume(shown, drive, volume)
+                except DiskError as error:
+                    self._tell(f"not shown: {error}")
+        return keys
+
+    def _volume(self, shown: str, drive: Drive, volume: Volume) -> object:
+        """The key of a volume, by its name and its map: with another one, it is another file."""
+        if volume.problem is None:
+            key = (shown, volume.lv.id, VolumeMap(drive.group.vg, volume.lv).signature)
+            if key in self._by_content:
+                return key
+        disk = drive.open(volume.name)
+        self._by_content[key] = VolumeView(self._part_inode(), disk, 0, disk.size, False)
+        return key
+
+    def _part_inode(self) -> int:
+        self._serial = (self._serial + 1) % PLACE_MAX
+        return pack(NodeKind.PARTITION, self.id, self._serial)
 
     def written(self, start: int, end: int) -> None:
         """Bytes [start, end) of the disk were written: the table may have changed with them."""
         if self.stale:
             return
         at = bisect_right(self._region_starts, end - 1) - 1
-        if at >= 0 and self.scan.regions[at][1] > start:
+        if at >= 0 and self.regions[at][1] > start:
             self.stale = True
+
+    def written_by(self, view: View, offset: int, length: int) -> None:
+        """Bytes [offset, offset + length) of a view of the disk were written."""
+        for start, end in view.ranges(offset, length):
+            self.written(start, end)
+
+    def stale_views(self, writer: View, offset: int, length: int) -> list[Stale]:
+        """Cached pages that a write to that range of a view makes stale, under other views."""
+        return [
+            (view, start, end)
+            for start, end in writer.ranges(offset, length)
+            for view in self.views.overlapping_cached(writer, start, end)
+        ]
 
     def resized(self) -> None:
         """The disk has a new size: its table is read anew, and no page kept of it is right."""
@@ -200,8 +264,9 @@ class Tree:
         """Look into the stores and open what is not in `known`.  Reads host files.
 
         A disk that cannot be opened is left out, and `problems` says why; with `strict` it is
-        raised instead.  With `keep` False nothing is changed in a host file, as long as it is not
-        certain that there will be a mount; `Tree.keep` does it then.
+        raised instead where its store has disks that must open.  With `keep` False nothing is
+        changed in a host file, as long as it is not certain that there will be a mount; `Tree.keep`
+        does it then.
         """
         look = Look({store: store.version() for store in self.stores})
         for store in self.stores:
@@ -209,7 +274,7 @@ class Tree:
                 try:
                     look.add(store, name, path, known, keep=keep)
                 except DiskError as error:
-                    if strict:
+                    if strict and store.must_open:
                         raise
                     look.problems[name] = str(error)
                     _log.warning("not shown: %s", error)
@@ -295,13 +360,21 @@ class Tree:
             node = next((n for n in self.nodes.values() if n.path.name == name), None)
         return node
 
-    def partition_owner(self, name: str) -> tuple[DiskNode, str] | None:
-        """(disk, "p1") where `name` has the form of a partition of a disk that is shown."""
-        base, dot, part = name.rpartition(".")
-        node = self.nodes.get(base)
-        if not dot or node is None or not part.startswith("p") or not part[1:].isdecimal():
-            return None
-        return node, part
+    def part_owner(self, name: str) -> tuple[DiskNode, str] | None:
+        """(disk, "p1") where `name` is that of a part of a disk, or has a partition's form."""
+        for node, part in self.part_owners(name):
+            if part in node.parts or (part.startswith("p") and part[1:].isdecimal()):
+                return node, part
+        return None
+
+    def part_owners(self, name: str) -> Iterator[tuple[DiskNode, str]]:
+        """(disk, "p2.root") for each disk whose part `name` could be, if it has such a part."""
+        at = name.find(".")
+        while at >= 0:
+            node = self.nodes.get(name[:at])
+            if node is not None:
+                yield node, name[at + 1 :]
+            at = name.find(".", at + 1)
 
     def lookup_below(self, parent: int, name: str) -> int:
         """The inode of `name` in a folder below the root.  NotFound where there is none."""

@@ -20,6 +20,9 @@ by passthrough is opened direct, and only what it maps into memory is the host f
 stored there is not seen by us, even after the close; so from then on (`bypassed`) no view of this
 disk is cached any more, and its table is read again at each look.
 
+A volume of a drive that lies on the disk is in several ranges of it.  It is always opened direct,
+so that it counts only as a writer, of each of these ranges.
+
 This is also why nothing can deadlock.  Telling the kernel to drop a page waits while the page is
 locked, and a page of a cached view is locked while the kernel waits for our answer to a request on
 that view.  Requests on cached views never drop pages of anything, so they are always answered.
@@ -27,11 +30,12 @@ that view.  Requests on cached views never drop pages of anything, so they are a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vdisk.disk import Disk, Slice
 from vdisk.host import HostFile
+from vdisk.volume import VolumeDisk
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,10 @@ class View:
         """Write `data` at `offset` of the view if that needs no waiting; whether all was done."""
         return self.host.try_write(self.base + offset, data)
 
+    def ranges(self, offset: int, length: int) -> Iterable[tuple[int, int]]:
+        """The bytes of the whole disk, as (start, end), that a range of the view is."""
+        return ((self.start + offset, self.start + offset + length),)
+
     @property
     def as_disk(self) -> Slice:
         """The view as a disk of its own."""
@@ -97,6 +105,18 @@ class View:
         if other.length is None:
             return self.length is None or self.length > 0
         return self.overlaps(other.start, other.start + other.length)
+
+
+@dataclass(slots=True, eq=False)
+class VolumeView(View):
+    """A volume of a drive that lies on the disk, anywhere on it.  It is never cacheable."""
+
+    def ranges(self, offset: int, length: int) -> Iterable[tuple[int, int]]:
+        disk = self.disk
+        assert isinstance(disk, VolumeDisk)
+        for place, at, count in disk.image.runs(offset, length):
+            if place is not None:
+                yield place.start + at, place.start + at + count
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """Extended attributes of a disk in the mounted folder: what is known of it, by name.
 
-`user.vdisk.format` and `user.vdisk.geometry` say what `vdisk info` says, in the words that are
-recorded beside a host file (`vdisk.record`), whether they are recorded or not.  So `cp -a` gives a
-copy the geometry of its source.  Parts of a disk have none.
+`user.vdisk.geometry` says what `vdisk info` says, in the words that are recorded beside a host
+file (`vdisk.record`), whether it is recorded or not.  So `cp -a` gives a copy the geometry of its
+source.  `user.vdisk.format` is raw, whatever the image's own format: those are the bytes that are
+read here, and that a copy has.  Parts of a disk have none of these.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from mount.errors import NoAttribute
 from mount.filesystem import FileSystem
 from mount.inodes import NodeKind, unpack
 from mount.tree import DiskNode
+from vdisk.disk_geometry import record_geometry
 from vdisk.errors import InvalidArgument, NotPermitted, Unsupported
+from vdisk.formats.raw import Raw
 from vdisk.geometry import Geometry
-from vdisk.open import record_geometry
 from vdisk.record import FORMAT_ATTRIBUTE, GEOMETRY_ATTRIBUTE, format_record, parse_record
 
 
@@ -35,7 +37,7 @@ def names_of(filesystem: FileSystem, inode: int) -> list[str]:
 def get(node: DiskNode, name: str) -> str:
     """An attribute's value.  NoAttribute."""
     if name == FORMAT_ATTRIBUTE:
-        return node.disk.image.name
+        return Raw.name
     if name == GEOMETRY_ATTRIBUTE and node.disk.choice is not None:
         return format_record(node.disk.geometry)
     raise NoAttribute("has no such attribute", path=node.name)
@@ -51,7 +53,7 @@ def change(node: DiskNode, name: str, value: str | None) -> None:
         record_geometry(node.disk, None if value is None else _geometry(node, value))
     elif name != FORMAT_ATTRIBUTE:
         raise Unsupported("has only the attributes of a disk", path=node.name)
-    elif value is None or value.strip() != node.disk.image.name:
+    elif value is None or value.strip() != Raw.name:
         raise NotPermitted("a format is not changed by its name", path=node.name)
 
 

@@ -20,8 +20,9 @@ from conformance import some_bytes
 from model import Subject
 from vdisk.create import create_image, plan_disk
 from vdisk.disk import Disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.formats.registry import FORMATS
-from vdisk.open import open_image, resize_disk
+from vdisk.open import open_image
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCKS = 5

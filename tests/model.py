@@ -196,7 +196,7 @@ class DiskMachine(RuleBasedStateMachine):
             size -= size % self.disk.sector_size
         if how == "chs" and self.disk.choice is not None:
             size -= size % self.disk.geometry.cylinder_bytes
-        size = max(size, lowest * unit)
+        size = max(size - size % unit, lowest * unit)
         self.subject.resize(self.disk, size)
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))

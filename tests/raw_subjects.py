@@ -9,8 +9,10 @@ from conformance import some_bytes
 from model import Subject
 from table_images import entry, record
 from vdisk.disk import Disk, Slice
+from vdisk.disk_geometry import resize_disk
 from vdisk.geometry import Geometry, choose
-from vdisk.open import OpenOptions, open_disk, resize_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 SECTOR_SIZES = (128, 256, 512, 1024, 2048, 4096)
 LAYERS = ("whole", "slice", "nested", "partition")

@@ -25,7 +25,8 @@ from vdisk.errors import InvalidArgument
 from vdisk.formats import registry
 from vdisk.formats.creation import Creation, Piece
 from vdisk.geometry import Geometry
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 12 * MIB

@@ -19,7 +19,8 @@ from vdisk.disk import Disk
 from vdisk.errors import Busy, HostError, Unsupported
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
 
 MIB = 1 << 20

@@ -17,7 +17,8 @@ import pytest
 from model import host_folder
 from vdisk.disk import Disk
 from vdisk.errors import HostError
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.store import FolderStore
 
 MIB = 1 << 20

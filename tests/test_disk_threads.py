@@ -13,7 +13,8 @@ import pytest
 from format_cases import SMALL_CASES, empty_disk
 from model import PLACES, host_folder
 from vdisk.disk import Disk, Slice
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 THREADS = 8
 SHARE = 256 << 10

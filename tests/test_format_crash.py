@@ -17,10 +17,11 @@ import pytest
 from format_cases import CASES, SMALL_CASES, FormatCase, crash_params, make
 from model import host_folder
 from recording import FailingHost, RecordingHost
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import HostError
 from vdisk.formats.base import ProblemKind
 from vdisk.image_disk import ImageDisk
-from vdisk.open import open_host, open_image, resize_disk
+from vdisk.open import open_host, open_image
 
 SECTOR = 512
 BLOCKS = 12

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from model import PLACES, host_folder
 from vdisk.disk import Disk
 from vdisk.extent import Extent
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 BLOCK = 64 << 10  # A multiple of any page or file system block, so that holes are exact.
 BLOCKS = 40

@@ -15,7 +15,8 @@ from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, Unsupported
 from vdisk.formats.registry import FORMATS, signature
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 
 RAW = OpenOptions(format="raw")
 

@@ -23,10 +23,12 @@ from cli import done, refused
 from harness import PATIENCE, ROOT
 from model import host_folder
 from vdisk.create import create_image, plan_disk
+from vdisk.disk_geometry import keep_geometry, resize_disk
 from vdisk.errors import Corrupt, InvalidArgument, InvalidFormat, Unsupported
 from vdisk.formats.base import ProblemKind
 from vdisk.geometry import CHS, Geometry, Source
-from vdisk.open import OpenOptions, keep_geometry, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 Maker = Callable[[int, int, int, int], bytes]
 

@@ -28,7 +28,7 @@ from mount.wire.constants import NO_REPLY, Opcode
 from mount.wire.requests import HEADER
 from vdisk.errors import HostError
 from vdisk.host import Promptness
-from vdisk.open import OpenOptions
+from vdisk.options import OpenOptions
 from vdisk.store import ImageList
 
 MIB = 1 << 20

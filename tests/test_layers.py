@@ -14,7 +14,7 @@ MOUNT = sorted((ROOT / "mount").rglob("*.py"))
 
 RANKS = (
     {"errors"},
-    {"units", "locks", "birth"},
+    {"units", "locks", "birth", "options"},
     {"host", "chs", "codec", "gate"},
     {"extent", "geometry", "record"},
     {"plan"},
@@ -22,10 +22,19 @@ RANKS = (
     {"disk", "requests", "partitioning"},
     {"image_disk", "transfer", "contents"},
     {"copying"},
-    {"parents", "scratch"},
+    {"parents", "partitions", "disk_geometry", "scratch"},
+    {"volume"},
+    {"drive_steps"},
+    {"drive"},
+    {"find_drives"},
     {"open"},
-    {"store", "describe", "create", "repartition", "compare"},
-    {"convert", "overlay", "compact", "scratch_store"},
+    {"holdings"},
+    {"describe", "create", "repartition", "drive_init", "compare"},
+    {"describe_drive", "convert", "overlay", "compact"},
+    {"store"},
+    {"drive_store", "scratch_store"},
+    {"stores"},
+    {"copies"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""

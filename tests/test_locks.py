@@ -19,7 +19,8 @@ from holders import qemu_io, vdisk_holder
 from vdisk.disk import Disk
 from vdisk.errors import Busy
 from vdisk.host import HostFile
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 REFUSED_BY_QEMU = r"Failed to get .* lock"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import qemu
 from harness import Mounted, Person, refusal
+from vdisk.open import open_disk
 
 MIB = 1 << 20
 
@@ -71,6 +72,32 @@ def test_a_folder_shows_its_disks_and_none_is_made_renamed_or_removed(
     mounted.unmount()
     assert sorted(path.name for path in disks.iterdir()) == ["one.img", "two.img"]
     assert not any((disks / "one.img").read_bytes())
+
+
+def test_a_drive_shows_its_volumes_and_stays_as_it_is(
+    person: Person, place: Path, mounts: Callable[..., Mounted]
+) -> None:
+    """Volumes are written and resized, none is made or removed; every byte is as it was."""
+    drive = place / "drive.img"
+    person.vdisk("drive", "init", drive, "--size", "32M")
+    person.vdisk("create", drive / "alpha", "--size", "8M")
+    with open_disk(drive / "alpha", writable=True) as disk:
+        disk.write(MIB, b"kept")
+    before = drive.read_bytes()
+    mounted = mounts(drive, options=("--snapshot",))
+    alpha = mounted / "alpha"
+    assert b"kept" in person.run("dd", f"if={alpha}", "bs=1M", "skip=1", "count=1").stdout
+    person.run("mkfs.ext4", "-q", alpha)
+    person.run("truncate", "-s", "12M", alpha)
+    person.run("e2fsck", "-fp", alpha)
+    person.run("resize2fs", alpha)
+    person.run("e2fsck", "-fn", alpha)
+    for line in (["rm", alpha], ["mv", alpha, mounted / "beta"], ["touch", mounted / "new"]):
+        assert person.run(*line, check=False).returncode != 0
+    mounted.unmount()
+    assert drive.read_bytes() == before
+    with open_disk(drive / "alpha", writable=True) as disk:  # Its lock is given back as well.
+        assert disk.read(MIB, 4) == b"kept"
 
 
 def test_what_excludes_each_other_is_said(person: Person, place: Path) -> None:

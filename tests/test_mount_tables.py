@@ -25,7 +25,8 @@ from mount.filesystem import FileSystem, Settings
 from mount.inodes import ROOT
 from mount.tree import Tree
 from vdisk.disk import Disk
-from vdisk.open import NO_OPTIONS, scan_table
+from vdisk.options import NO_OPTIONS
+from vdisk.partitions import scan_table
 from vdisk.store import ImageList
 from vdisk.tables import Scan
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, HostError, InvalidArgument
 from vdisk.geometry import Geometry
-from vdisk.open import OpenOptions, open_disk, resize_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 
@@ -128,7 +130,7 @@ def test_killed_in_the_middle_of_a_resize_the_image_still_opens(
     monkeypatch.setattr(
         os, "ftruncate", lambda fd, to: (seen.append(os.listxattr(image)), ftruncate(fd, to))
     )
-    monkeypatch.setattr("vdisk.open.refit", killed)
+    monkeypatch.setattr("vdisk.disk_geometry.refit", killed)
     with pytest.raises(Killed):
         resize_disk(disk, size)  # type: ignore[arg-type]
     disk.close()

@@ -23,7 +23,8 @@ from vdisk.errors import Corrupt, InvalidArgument, NotPermitted, Unsupported
 from vdisk.extent import Kind, pieces
 from vdisk.formats.base import ProblemKind
 from vdisk.host import HostFile
-from vdisk.open import NO_OPTIONS, OpenOptions, open_host, open_image
+from vdisk.open import open_host, open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.overlay import change_parent, commit, empty_overlay, rebase
 
 KIB, MIB = 1 << 10, 1 << 20

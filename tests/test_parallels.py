@@ -12,11 +12,13 @@ import qemu
 from cli import refused
 from format_cases import scattered
 from samples import unpacked
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, InvalidFormat, ReadOnly, Unsupported
 from vdisk.extent import Kind, merged
 from vdisk.formats.base import ProblemKind
 from vdisk.geometry import Geometry
-from vdisk.open import OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 10 * MIB + 512

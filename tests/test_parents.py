@@ -14,7 +14,8 @@ from vdisk.errors import Busy, Corrupt, InvalidFormat, NotFound, NotPermitted
 from vdisk.formats.base import ParentReference
 from vdisk.formats.vdi_header import VdiHeader
 from vdisk.host import HostFile
-from vdisk.open import OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 from vdisk.parents import DEPTH_MAX, opening
 
 CASE = FormatCase("vdi", 4096, {"block-size": "4K"})

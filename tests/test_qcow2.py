@@ -18,6 +18,7 @@ from cli import done
 from model import host_folder
 from qcow2_images import create, sound
 from vdisk.disk import Disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import (
     Corrupt,
     Exists,
@@ -27,7 +28,8 @@ from vdisk.errors import (
     Unsupported,
 )
 from vdisk.extent import Kind
-from vdisk.open import OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 4 * MIB

@@ -21,6 +21,7 @@ from cli import done
 from model import host_folder
 from qcow2_images import create, sound
 from recording import FailingHost, RecordingHost
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, ReadOnly, Unsupported
 from vdisk.formats.base import ProblemKind
 from vdisk.formats.qcow2.snapshots import (
@@ -30,7 +31,7 @@ from vdisk.formats.qcow2.snapshots import (
     list_snapshots,
 )
 from vdisk.image_disk import ImageDisk
-from vdisk.open import open_host, open_image, resize_disk
+from vdisk.open import open_host, open_image
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 2 * MIB

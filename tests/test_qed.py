@@ -11,10 +11,12 @@ import pytest
 import qemu
 from cli import refused
 from format_cases import qemu_check_leaks, scattered
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, DiskError, InvalidFormat, NotPermitted, Unsupported
 from vdisk.extent import Kind, merged
 from vdisk.formats.base import ProblemKind
-from vdisk.open import OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 10 * MIB + 512

@@ -19,10 +19,11 @@ from hypothesis.stateful import initialize
 from conformance import DiskConformance, some_bytes
 from model import DiskMachine, Subject, host_folder
 from vdisk.disk import Disk
+from vdisk.disk_geometry import choose_geometry, resize_disk
 from vdisk.errors import HostError
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import choose_geometry, open_image, resize_disk
+from vdisk.open import open_image
 from vdisk.scratch import UNIT, Changes, Scratch, scratch_disk
 
 MIB = 1 << 20

@@ -19,7 +19,8 @@ from vdisk.errors import (
     NotPermitted,
 )
 from vdisk.formats.registry import IMAGE_EXTENSIONS
-from vdisk.open import NO_OPTIONS, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS
 from vdisk.store import FolderStore, ImageList, image_stem, shown_names
 
 NAMES = ["a", "a.img", "a.vhd", "a.IMG", "a.img.img", "a.p1", "a.p1.img", "a.img.p1",

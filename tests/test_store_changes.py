@@ -18,7 +18,8 @@ from vdisk.errors import (
     NotPermitted,
     ReadOnly,
 )
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.store import FolderStore
 
 

@@ -13,9 +13,11 @@ import pytest
 import qemu
 from cli import done, refused
 from format_cases import scattered
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, InvalidFormat, NotFound, Unsupported
 from vdisk.extent import Kind
-from vdisk.open import OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 20 * MIB

@@ -17,11 +17,13 @@ from libvhdi import expect_libvhdi, libvhdi_info
 from test_vdi import scattered
 
 import qemu
-from cli import done, refused
+from cli import done, refused, vdisk
 from vdisk.cli.create import create_disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, InvalidFormat, NotFound, Unsupported
 from vdisk.extent import Kind
-from vdisk.open import OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 20 * MIB
@@ -173,10 +175,13 @@ def test_a_size_that_no_geometry_has_is_believed_all_the_same(
 def test_a_disk_can_be_rounded_up_to_its_geometry_as_qemu_does(tmp_path: Path) -> None:
     for size in (MIB, 100 * MIB, 127 << 30):
         ours, theirs = tmp_path / f"{size}.vhd", tmp_path / f"{size}.qemu.vhd"
-        said = done("create", ours, "--size", str(size), "-o", "size=geometry")
+        made = vdisk("create", ours, "--size", str(size), "-o", "size=geometry")
         qemu.create(theirs, "vhd", size)
+        assert made.returncode == 0
         assert footer(ours)[:2] == footer(theirs)[:2]
-        assert "/".join(map(str, footer(ours)[1])) in said
+        assert "/".join(map(str, footer(ours)[1])) in made.stdout.decode()
+        rounded = f"rounded up to whole cylinders: {footer(theirs)[0]} bytes"
+        assert (rounded in made.stderr.decode()) == (footer(theirs)[0] != size)
 
 
 def with_footer(image: Path, **fields: tuple[str, object]) -> None:

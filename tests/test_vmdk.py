@@ -18,6 +18,7 @@ from cli import done, refused
 from format_cases import scattered
 from samples import unpacked
 from vdisk.create import create_image, plan_disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import (
     Busy,
     Corrupt,
@@ -33,7 +34,8 @@ from vdisk.formats.base import ProblemKind
 from vdisk.formats.vmdk_descriptor import Descriptor, ExtentLine
 from vdisk.formats.vmdk_stream import grains, pack_grain, stream_optimized
 from vdisk.geometry import Geometry
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image, resize_disk
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.store import FolderStore
 from vdisk.units import parse_size
 

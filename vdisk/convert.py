@@ -14,7 +14,8 @@ from vdisk.errors import InvalidArgument
 from vdisk.formats.creation import Creation
 from vdisk.formats.registry import FORMATS
 from vdisk.geometry import Source
-from vdisk.open import OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import OpenOptions
 
 
 def plan_conversion(source: Disk, path: Path, asked: OpenOptions) -> NewDisk:

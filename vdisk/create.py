@@ -13,6 +13,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vdisk.disk import Disk
+from vdisk.disk_geometry import has_own_geometry
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, Unsupported
 from vdisk.formats.creation import Creation, settle_options
 from vdisk.formats.raw import Raw
@@ -27,7 +29,8 @@ from vdisk.geometry import (
 )
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.record import store_format, store_geometry
 from vdisk.units import SECTOR, SIZE_BYTES_MAX
 
@@ -87,6 +90,14 @@ def plan_disk(
         assert choice is not None  # There is at least one sector.
         geometry = choice.geometry
     return NewDisk(size_bytes, geometry, chs is not None or profile is not None)
+
+
+def like(source: Disk) -> NewDisk:
+    """A disk as large as `source`, and of its geometry."""
+    size = whole_sectors(source.size, source.sector_size)
+    if source.choice is None:
+        return plan_disk(size_bytes=size, sector_size=source.sector_size)
+    return NewDisk(size, source.choice.geometry, has_own_geometry(source))
 
 
 def whole_sectors(size_bytes: int, sector_size: int) -> int:

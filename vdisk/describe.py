@@ -5,26 +5,34 @@ The command line and the mounted `.vdisk` folder print the same things, and both
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vdisk.disk import Disk, Slice
+from vdisk.drive import Drive
 from vdisk.extent import Extent
+from vdisk.find_drives import find_drives
 from vdisk.formats.base import ImageFormat
 from vdisk.geometry import Choice
 from vdisk.image_disk import ImageDisk
-from vdisk.open import scan_table
+from vdisk.partitions import scan_table
 from vdisk.tables import Partition, Table
+from vdisk.tables.lvm2 import Volume
 
 
-def describe(disk: Disk, table: Table | None = None, *, scan: bool = True) -> dict[str, Any]:
+def describe(
+    disk: Disk, table: Table | None = None, drives: Sequence[Drive] = (), *, scan: bool = True
+) -> dict[str, Any]:
     """What `vdisk info --json` prints.  Sizes are bytes, `start_lba` and `sectors` sectors.
 
-    `table` is the disk's table where the caller has read it; else it is read here, unless `scan`
-    is False.
+    `table` and `drives` are what is on the disk where the caller has read that; else it is read
+    here, unless `scan` is False.
     """
-    if table is None and scan:
-        table = scan_table(disk).table
+    problems: list[str] = []
+    if scan:
+        table = scan_table(disk).table if table is None else table
+        found = find_drives(disk, table)
+        drives, problems = found.drives, [str(error) for error in found.problems.values()]
     whole = _image_disk(disk)
     image = whole.image
     parents = _parents(image)
@@ -46,6 +54,35 @@ def describe(disk: Disk, table: Table | None = None, *, scan: bool = True) -> di
         "allocated_bytes": allocated_bytes(disk),
         "read_only": disk.read_only,
         **describe_table(table),
+        "volume_groups": [describe_group(drive) for drive in drives],
+        "volume_group_problems": problems,
+    }
+
+
+def describe_group(drive: Drive) -> dict[str, Any]:
+    """A volume group that lies on a disk, and its volumes."""
+    return {
+        "name": drive.group.vg.name,
+        "uuid": drive.group.vg.id,
+        "address": drive.address,
+        "problems": drive_problems(drive),
+        "volumes": [_volume(drive, volume) for volume in drive.volumes().values()],
+    }
+
+
+def drive_problems(drive: Drive) -> list[str]:
+    """What is wrong with a drive, a sentence each."""
+    missing = [f"the physical volume {pv} is missing" for pv in drive.group.missing]
+    return [*drive.group.problems, *missing]
+
+
+def _volume(drive: Drive, volume: Volume) -> dict[str, Any]:
+    return {
+        "name": volume.name,
+        "address": f"{drive.address}/{volume.name}",
+        "size_bytes": volume.size,
+        "problem": volume.problem,
+        "read_only": volume.read_only,
     }
 
 
@@ -102,11 +139,11 @@ def map_lines(disk: Disk) -> Iterator[str]:
 
 
 def allocated_bytes(disk: Disk) -> int:
-    """Bytes the disk takes up in its host files; of a partition, those in its own range."""
+    """Bytes the disk takes up in its host files; of a part of one, those in its own ranges."""
     if isinstance(disk, Slice):
         extents = disk.map(0, disk.size)
         return sum(extent.length for extent in extents if extent.kind == "data")
-    return sum(host.allocated_bytes() for host in _image_disk(disk).image.hosts())
+    return _image_disk(disk).allocated_bytes()
 
 
 def _image_disk(disk: Disk) -> ImageDisk:

@@ -86,6 +86,19 @@ class Disk(ABC):
         A server may then move the bytes of a request itself, with one host call.
         """
 
+    @abstractmethod
+    def hosts(self) -> tuple[HostFile, ...]:
+        """The host files that it lies in, without its parents', the one it was opened by first."""
+
+    def run(self, offset: int, length: int) -> tuple[HostFile, int, int] | None:
+        """(host, host_offset, length) of the first of these bytes, as many as are one run there.
+
+        They are read and written in place, and stay there as long as the disk is not resized.
+        None where the disk promises no such thing.
+        """
+        window = self.window()
+        return None if window is None else (window[0], window[1] + offset, length)
+
     def try_read_into(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` from `offset` if that takes one host call and no waiting; whether it did.
 
@@ -231,6 +244,12 @@ class Slice(Disk):
     def window(self) -> tuple[HostFile, int] | None:
         beneath = self.base.window()
         return None if beneath is None else (beneath[0], beneath[1] + self.start)
+
+    def hosts(self) -> tuple[HostFile, ...]:
+        return self.base.hosts()
+
+    def run(self, offset: int, length: int) -> tuple[HostFile, int, int] | None:
+        return self.base.run(self.start + offset, length)
 
     def close(self) -> None:
         self.base.close()

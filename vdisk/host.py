@@ -281,6 +281,15 @@ class HostFile:
             if start < end:
                 self.zero(start, end - start)
 
+    def give_back(self, offset: int, length: int) -> None:
+        """Give the space of bytes that nobody needs any more back, where that costs no writing.
+
+        What they read as afterwards is not said.
+        """
+        first, last = self._punchable(offset, offset + length)
+        if first < last:
+            self._fallocate(FALLOC_FL_PUNCH_HOLE, first, last - first)
+
     def allocate(self, offset: int, length: int) -> bool:
         """Set space aside for the range, inside the file, so that a write to it is never ENOSPC.
 

@@ -36,6 +36,7 @@ from vdisk.plan import (
     Step,
     Truncate,
 )
+from vdisk.record import forget_geometry, store_geometry, stored_geometry
 from vdisk.requests import Discard, Request, Write, Zero
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class ImageDisk(Disk):
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
+        self._repaired = False  # Something was changed even so.
         self._unwritable: HostError | None = None  # Why the tables in the host are not ours.
         self._decoded = DecodedUnits()
 
@@ -212,9 +214,13 @@ class ImageDisk(Disk):
     def allocate(self, offset: int, length: int) -> None:
         self.check_writable()
         self.check_range(offset, length)
-        window = self.window()
-        if window is None or not window[0].allocate(window[1] + offset, length):
-            super().allocate(offset, length)
+        end = offset + length
+        while offset < end:
+            found = self.run(offset, end - offset)
+            if found is None or not found[0].allocate(*found[1:]):
+                super().allocate(offset, end - offset)  # Which refuses.
+                return
+            offset += found[2]
 
     def flush(self) -> None:
         if self._unwritable is not None:
@@ -236,6 +242,24 @@ class ImageDisk(Disk):
         with self._plans:
             while self.image.size != size:
                 self._carry_out(self.image.plan_resize(size))
+
+    def recorded_geometry(self) -> Geometry | None:
+        """The geometry that is kept beside the image, None where there is none.
+
+        Raises Corrupt where the record cannot be read.
+        """
+        return stored_geometry(self.image.hosts()[0])
+
+    def keep_geometry(self, geometry: Geometry | None) -> bool:
+        """Keep `geometry` beside the image, or forget what is kept there (None).
+
+        False where there is no place for it.  Raises HostError.
+        """
+        host = self.image.hosts()[0]
+        if geometry is None:
+            forget_geometry(host)
+            return True
+        return store_geometry(host, geometry)
 
     def set_geometry(self, geometry: Geometry) -> None:
         """Write `geometry` into the image's header.  Unsupported where the format has no field."""
@@ -279,6 +303,7 @@ class ImageDisk(Disk):
                 if problem is None:
                     return
                 seen.add(problem.message)  # One that its repair does not take away is left alone.
+                self._repaired = True
                 self._carry_out(problem.repair)
             yield problem
 
@@ -364,6 +389,10 @@ class ImageDisk(Disk):
 
     # V
 
+    def allocated_bytes(self) -> int:
+        """Bytes that the disk takes up in its host files."""
+        return sum(host.allocated_bytes() for host in self.image.hosts())
+
     def map(self, offset: int, length: int) -> Iterator[Extent]:
         self.check_range(offset, length)
         return merged(self._resolved(offset, length))
@@ -376,15 +405,18 @@ class ImageDisk(Disk):
     def window(self) -> tuple[HostFile, int] | None:
         return self.image.window()
 
+    def hosts(self) -> tuple[HostFile, ...]:
+        return self.image.hosts()
+
     def close(self) -> None:
         """As `Disk.close`; before it, the format ends its writing (`plan_close`).
 
         Everything is let go of even where that fails, with HostError.
         """
         try:
-            if self._begun and self._unwritable is None:
+            if (self._begun or self._repaired) and self._unwritable is None:
                 with self._plans:
-                    self._begun = False
+                    self._begun = self._repaired = False
                     self._carry_out(self.image.plan_close())
         finally:
             close_image(self.image)

@@ -1,6 +1,7 @@
 """The one way in: an address, as a person writes it, becomes a disk.
 
-An address is a host file's path, and below it what lies inside: `disk.img`, `disk.img/p2`.
+An address is a host file's path, and below it what lies inside: `disk.img`, `disk.img/p2`,
+`drive.img/alpha/p1`, `server.img/p2/root`.
 """
 
 from __future__ import annotations
@@ -8,50 +9,27 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from vdisk.disk import Disk, Slice
-from vdisk.errors import (
-    Corrupt,
-    DiskError,
-    HostError,
-    InvalidArgument,
-    InvalidFormat,
-    NotFound,
-    Unsupported,
-)
+from vdisk.disk import Disk
+from vdisk.disk_geometry import settle_geometry
+from vdisk.drive import Drive
+from vdisk.errors import HostError, InvalidArgument, InvalidFormat, NotFound
+from vdisk.find_drives import drive_at
 from vdisk.formats.base import ImageFormat, Opening
 from vdisk.formats.registry import FORMATS, open_format
-from vdisk.geometry import Choice, Geometry, Source, check_sector_size, choose, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.parents import opening
-from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
-from vdisk.tables import Partition, Scan, guess_sector_size, rdb_geometry, read_table
+from vdisk.partitions import partition_disk, scan_table
+from vdisk.record import DRIVE_FORMAT, store_format, stored_format
+from vdisk.units import SECTOR
+from vdisk.volume import VolumeDisk
 
-SECTOR_SIZE_DEFAULT = 512
 _PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
-_FIRST_BYTES = 512  # The MBR or boot sector, whatever the sector size.
-
-
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
-    """What the user says about an image instead of letting it be found out.
-
-    `chs` is "C/H/S".  A field that is None was not given.
-    """
-
-    format: str | None = None
-    chs: str | None = None
-    sector_size: int | None = None
-    profile: str | None = None
-    allow_parent: tuple[Path, ...] = ()
-    """Folders, besides the image's own, in which the files may lie that an image names."""
-
-
-NO_OPTIONS = OpenOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +74,7 @@ def open_disk(
     options: OpenOptions = NO_OPTIONS,
     lock: bool = True,
 ) -> Disk:
-    """Open what `address` names: a whole disk, or a partition of it ("disk.img/p2").
+    """Open what `address` names: a whole disk, or a partition or volume inside it.
 
     Raises NotFound, Busy (the lock), InvalidFormat, Corrupt, Unsupported, InvalidArgument (the
     options do not fit the disk) or HostError.  Closing the disk closes the image.
@@ -104,7 +82,27 @@ def open_disk(
     parsed = parse_address(os.fspath(address))
     disk = open_image(parsed.path, writable=writable, options=options, lock=lock)
     try:
-        return _inside(disk, parsed) if parsed.inside else disk
+        return inside(disk, parsed.inside)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def open_drive(
+    address: str | os.PathLike[str],
+    *,
+    writable: bool = False,
+    options: OpenOptions = NO_OPTIONS,
+    lock: bool = True,
+) -> Drive:
+    """Open the drive that `address` names: an image, a partition or a volume with a group on it.
+
+    Raises as `open_disk`, and NotFound where there is no volume group.
+    """
+    parsed = parse_address(os.fspath(address))
+    disk = open_image(parsed.path, writable=writable, options=options, lock=lock)
+    try:
+        return drive_inside(disk, parsed.inside, owned=True)
     except BaseException:
         disk.close()
         raise
@@ -177,236 +175,91 @@ def open_host(
 
 
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
-    """Record the format of a writable disk where it was given, or nothing in the file tells it."""
+    """Record the format of a writable disk where it was given, or nothing in the file tells it.
+
+    A drive stays one.
+    """
+    if stored_format(disk.image.hosts()[0]) == DRIVE_FORMAT:
+        return
     entry = FORMATS.get(disk.image.name)
     if options.format is not None or (entry is not None and entry.unsigned):
         store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 
-def keep_given_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
-    """Keep the geometry of a writable disk with it where one was given; False where that fails."""
-    given = (options.chs, options.sector_size, options.profile) != (None, None, None)
-    return not given or disk.choice is None or keep_geometry(disk, disk.choice.geometry)
-
-
 def image_disk(host: HostFile, image: ImageFormat, options: OpenOptions) -> ImageDisk:
     """The disk of an open image: its sector size and geometry chosen and checked."""
-    stored = None if options.chs else stored_geometry(host)
     disk = ImageDisk(
-        image, address=str(host.path), sector_size=SECTOR_SIZE_DEFAULT,
-        read_only=not host.writable,
+        image, address=str(host.path), sector_size=SECTOR, read_only=not host.writable
     )
-    disk.sector_size = _sector_size(disk, options, stored)
-    if stored is not None and stored.sector_size != disk.sector_size:
-        raise InvalidArgument(
-            f"the recorded geometry {stored} has {stored.sector_size}-byte sectors, "
-            f"not {disk.sector_size}",
-            path=host.path, hint="give --chs too",
-        )
-    try:
-        disk.choice = choose_geometry(disk, options, stored)
-    except DiskError as error:
-        error.path = error.path or disk.address  # The rules of geometry know no file.
-        raise
+    settle_geometry(disk, options)
     return disk
 
 
-def choose_geometry(
-    disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
-) -> Choice | None:
-    """The geometry of an open disk with its provenance; None for less than one sector."""
-    check_sector_size(disk.sector_size)
-    peek = _peek(disk)
-    first = peek(0, min(_FIRST_BYTES, disk.size))
-    return choose(
-        disk.size,
-        disk.sector_size,
-        given=_given(disk, options),
-        stored=stored,
-        header=disk.image.header_geometry,
-        rdb=rdb_geometry(peek, disk.size, disk.sector_size),
-        first_sector=first if len(first) == _FIRST_BYTES else None,
-    )
+def inside(disk: ImageDisk, names: Sequence[str]) -> Disk:
+    """What `names`, outermost first, mean inside `disk`: a partition, a volume, a part of one.
 
-
-def _peek(disk: ImageDisk) -> Callable[[int, int], bytes]:
-    """What a guess reads the disk by: zeros where the image is damaged.
-
-    So one of which only the first cluster cannot be read is opened, to be repaired or copied.
+    Closing it closes `disk`, which is what it is where there are no names.  Raises NotFound, and
+    what is wrong with the table or the drive that the names lead to.
     """
-
-    def read(offset: int, length: int) -> bytes:
-        try:
-            return disk.read(offset, length)
-        except Corrupt:
-            return bytes(length)
-
-    return read
-
-
-def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
-    """The geometry the user asks for: outright, or as the profile that derives it."""
-    if options.chs is not None:
-        return Geometry.parse(options.chs, sector_size=disk.sector_size)
-    if options.profile is not None:
-        return derive(options.profile, disk.size, disk.sector_size)
-    return None
-
-
-def resize_disk(disk: ImageDisk, size: int) -> None:
-    """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
-    before = disk.choice
-    if not disk.read_only and 0 <= size < disk.size:
-        # First the record: killed in between, it must not be larger than the disk.
-        _record(disk, _fitted(disk, size))
+    if not names:
+        return disk
+    place, rest = _place(disk, names)
+    if not rest:
+        return partition_disk(disk, _number(place))
+    volume = _volume(disk, place, rest)
     try:
-        disk.resize(size)
+        return inside(volume, rest[1:])
     except BaseException:
-        if not disk.read_only and before is not None:
-            _record(disk, before.geometry)
+        volume.close()
         raise
-    refit(disk)
 
 
-def refit(disk: ImageDisk) -> None:
-    """Choose the geometry anew for the size the disk has now.
+def drive_inside(disk: ImageDisk, names: Sequence[str], *, owned: bool = False) -> Drive:
+    """The drive on `disk`, or on what `names` mean in it.  Raises as `inside` does.
 
-    One that was given or recorded keeps its heads and sectors per track and gets the cylinders
-    that fit now; that is recorded.  Where not even one cylinder fits, it is forgotten.
+    With `owned`, `disk` is closed when the drive is not used any more.
     """
-    fitted = _fitted(disk, disk.size)
-    _record(disk, fitted)
-    disk.choice = choose_geometry(disk, stored=fitted)
-
-
-def record_geometry(disk: ImageDisk, geometry: Geometry | None) -> None:
-    """Use `geometry` for an open disk from now on, and record it; None forgets the recorded one.
-
-    InvalidArgument where it does not fit the disk, ReadOnly, or Unsupported where the host's file
-    system cannot hold a record; then nothing is changed.
-    """
-    disk.check_writable()
-    if geometry is not None and geometry.sector_size != disk.sector_size:
-        raise InvalidArgument(f"the sectors have {disk.sector_size} bytes", path=disk.address)
+    place, rest = _place(disk, names)
+    if not rest:
+        return drive_at(disk, place, owned=owned)
+    volume = _volume(disk, place, rest)
     try:
-        chosen = choose_geometry(disk, stored=geometry)
-    except Corrupt as error:  # Which it is where it was found recorded.
-        raise InvalidArgument(error.message, path=disk.address, hint=error.hint) from error
-    if geometry is None:
-        forget_geometry(disk.image.hosts()[0])
-    elif not keep_geometry(disk, geometry):
-        raise Unsupported("this file system cannot keep the geometry", path=disk.address)
-    disk.choice = chosen
+        return drive_inside(volume, rest[1:], owned=True)
+    except BaseException:
+        volume.close()
+        raise
 
 
-def _has_own_geometry(disk: ImageDisk) -> bool:
-    own = (Source.GIVEN, Source.STORED, Source.HEADER)
-    return disk.choice is not None and disk.choice.source in own
+def _place(disk: ImageDisk, names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Where on `disk` the first names lead, "" for all of it or a partition; and those after that.
 
-
-def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
-    """The geometry given or recorded, with the cylinders that fit `size` bytes."""
-    if disk.choice is None or not _has_own_geometry(disk):
-        return None
-    geometry = disk.choice.geometry
-    return disk.image.fitted_geometry(geometry, size)
-
-
-def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
-    if not _has_own_geometry(disk) or disk.image.geometry_is_size:
-        return
-    if geometry is None:
-        forget_geometry(disk.image.hosts()[0])
-    else:
-        keep_geometry(disk, geometry)
-
-
-def keep_geometry(disk: ImageDisk, geometry: Geometry) -> bool:
-    """Record `geometry` in the image's header, or beside it where that has no room for one.
-
-    False where it is to be beside it and this file system keeps no such record.  Raises
-    InvalidArgument where the header's fields do not hold it.
+    A volume may be called like a partition; where there is such a partition, that is meant.
     """
-    own_sector_size = disk.image.sector_size or SECTOR_SIZE_DEFAULT
-    if not disk.image.stores_geometry or geometry.sector_size != own_sector_size:
-        return store_geometry(disk.image.hosts()[0], geometry)
-    disk.set_geometry(geometry)
-    forget_geometry(disk.image.hosts()[0])  # It would be believed before the header.
-    return True
+    table = scan_table(disk).table if names and _PARTITION.fullmatch(names[0]) else None
+    numbers = () if table is None else [partition.number for partition in table.partitions]
+    if numbers and _number(names[0]) in numbers:
+        return names[0], names[1:]
+    return "", names
 
 
-def scan_table(disk: Disk) -> Scan:
-    """The partition table on `disk`, and the bytes that answer depends on."""
-    return read_table(disk.read, disk.size, disk.sector_size)
+def _number(name: str) -> int:
+    return int(name.removeprefix("p"))
 
 
-def partition_disk(disk: Disk, number: int) -> Slice:
-    """Partition `number` of `disk` as a disk.
-
-    NotFound where the table has none of that number, Corrupt where it has and it is wrong.
-    """
-    table = scan_table(disk).table
-    if table is None:
-        raise NotFound("has no partition table", path=disk.address)
-    for partition in table.partitions:
-        if partition.number == number:
-            break
-    else:
-        numbers = ", ".join(str(p.number) for p in table.partitions) or "none"
-        raise NotFound(f"has no partition {number}", path=disk.address, hint=f"it has: {numbers}")
-    if partition.problem is not None:
-        raise Corrupt(f"partition {number}: {partition.problem}", path=disk.address)
-    if not partition.is_slice:
-        raise InvalidArgument(
-            f"partition {number} is extended: it only holds the logical ones", path=disk.address
-        )
-    unit = disk.sector_size
-    part = Slice(
-        disk, partition.start_lba * unit, partition.sectors * unit,
-        address=f"{disk.address}/p{number}",
-    )
-    part.choice = _partition_geometry(part, partition, disk)
-    return part
-
-
-def _partition_geometry(part: Slice, partition: Partition, disk: Disk) -> Choice | None:
-    """A partition has the geometry that its table gives it, which an Amiga's does.
-
-    Else it has the heads and sectors of its disk, and as many whole cylinders as fit.
-    """
-    if part.sectors == 0 or disk.choice is None:
-        return None
-    own = partition.geometry
-    if own is not None and own.sector_size == disk.sector_size:
-        return replace(disk.choice, geometry=own, source=Source.RDB)
-    whole = disk.choice.geometry
-    cylinders = part.sectors // whole.sectors_per_cylinder
-    if cylinders == 0:
-        return None
-    return replace(disk.choice, geometry=replace(whole, cylinders=cylinders))
-
-
-def _inside(disk: ImageDisk, address: Address) -> Disk:
-    name, *rest = address.inside
-    number = _PARTITION.fullmatch(name)
-    if rest or number is None:
+def _volume(disk: ImageDisk, place: str, names: Sequence[str]) -> VolumeDisk:
+    """The first of `names`, a volume of the drive at `place`; `disk` is closed with it."""
+    try:
+        drive = drive_at(disk, place, owned=True)
+    except NotFound:
+        if not place and _PARTITION.fullmatch(names[0]):
+            partition_disk(disk, _number(names[0]))  # Which says what partitions there are.
         raise NotFound(
-            f"there is no {'/'.join(address.inside)!r} in it", path=address.path,
-            hint="partitions are p1, p2, …",
-        )
-    return partition_disk(disk, int(number[1]))
-
-
-def _sector_size(disk: ImageDisk, options: OpenOptions, stored: Geometry | None) -> int:
-    if options.sector_size is not None:
-        return options.sector_size
-    if stored is not None:
-        return stored.sector_size
-    return (
-        disk.image.sector_size
-        or guess_sector_size(_peek(disk), disk.size)
-        or SECTOR_SIZE_DEFAULT
-    )
+            f"there is no {'/'.join(names)!r} in it", path=f"{disk.address}/{place}".rstrip("/"),
+            hint="partitions are p1, p2, …, and volumes are called as vdisk info shows them",
+        ) from None
+    volume = drive.open(names[0])
+    drive.close()  # The volume keeps it.
+    return volume
 
 
 def _splits(path: Path) -> list[tuple[Path, tuple[str, ...]]]:

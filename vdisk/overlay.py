@@ -25,7 +25,8 @@ from vdisk.errors import InvalidArgument, NotPermitted
 from vdisk.extent import Kind, pieces
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import NO_OPTIONS, OpenOptions, keep_format, open_host, open_image
+from vdisk.open import keep_format, open_host, open_image
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.parents import check_reachable, opening, with_parent
 from vdisk.plan import Plan
 

@@ -28,10 +28,14 @@ Spot = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something a disk holds: its name for a person, and the bytes that it is known by."""
+    """Something a disk holds: its name for a person, and the bytes that it is known by.
+
+    `is_table`: it is a partition table, which says itself how much of the disk it is about.
+    """
 
     name: str
     spots: tuple[Spot, ...] = ()
+    is_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ SIGNATURES = (
 )  # fmt: skip
 """What is known by bytes at one place.  A name may be there more than once."""
 
+LVM_NAME = "an LVM2 physical volume"
+
 _MBR_SPOT = (510, 2)  # 55 AA; a GPT counts only with a protective MBR.
 _LVM_SECTORS = 4
 _LVM_MAGIC, _LVM_TYPE = b"LABELONE", b"LVM2 001"
@@ -127,10 +133,12 @@ class _Bytes:
 
 def _merged(found: Iterable[Found]) -> list[Found]:
     """One of each name, with all its spots."""
-    spots: dict[str, tuple[Spot, ...]] = {}
+    named: dict[str, Found] = {}
     for one in found:
-        spots[one.name] = spots.get(one.name, ()) + one.spots
-    return [Found(name, where) for name, where in spots.items()]
+        before = named.get(one.name)
+        spots = one.spots if before is None else before.spots + one.spots
+        named[one.name] = Found(one.name, spots, one.is_table)
+    return list(named.values())
 
 
 def _tables(disk: _Bytes, sector_size: int) -> Iterator[Found]:
@@ -139,12 +147,12 @@ def _tables(disk: _Bytes, sector_size: int) -> Iterator[Found]:
     sizes = {sector_size, other or sector_size}
     spots = tuple(spot for size in sorted(sizes) for spot in _gpt_spots(disk, size))
     if table is not None and table.kind == "mbr":
-        yield Found(f"an MBR partition table ({_count(len(table.partitions))})", (_MBR_SPOT,))
+        yield Found(f"an MBR partition table ({_count(len(table.partitions))})", (_MBR_SPOT,), True)
     if table is not None and table.kind == "gpt":
         name = f"a GPT partition table ({_count(len(table.partitions))})"
-        yield Found(name, (_MBR_SPOT, *spots))
+        yield Found(name, (_MBR_SPOT, *spots), True)
     elif spots:
-        yield Found("a GPT", spots)
+        yield Found("a GPT", spots, True)
     yield from _rdb(disk, table, sector_size)
 
 
@@ -154,7 +162,7 @@ def _rdb(disk: _Bytes, table: Table | None, sector_size: int) -> Iterator[Found]
     if rigid_disk is not None:
         shown = table is not None and table.kind == "rdb"
         count = f" ({_count(len(table.partitions))})" if table is not None and shown else ""
-        yield Found(f"an Amiga RDB{count}", ((rigid_disk.lba * sector_size, 4),))
+        yield Found(f"an Amiga RDB{count}", ((rigid_disk.lba * sector_size, 4),), True)
 
 
 def _count(partitions: int) -> str:
@@ -201,7 +209,7 @@ def _lvm(disk: _Bytes) -> Iterator[Found]:
     for sector in range(_LVM_SECTORS):
         label = disk.at(sector * 512, 32)
         if label[:8] == _LVM_MAGIC and label[24:32] == _LVM_TYPE:
-            yield Found("an LVM2 physical volume", ((sector * 512, len(_LVM_MAGIC)),))
+            yield Found(LVM_NAME, ((sector * 512, len(_LVM_MAGIC)),))
 
 
 def _raid(disk: _Bytes) -> Iterator[Found]:

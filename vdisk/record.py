@@ -22,6 +22,9 @@ from vdisk.host import HostFile
 GEOMETRY_ATTRIBUTE = "user.vdisk.geometry"
 FORMAT_ATTRIBUTE = "user.vdisk.format"
 
+DRIVE_FORMAT = "lvm2"
+"""What is recorded as the format of a drive.  Its bytes are raw; `vdisk.stores` looks for it."""
+
 _VALUE_BYTES_MAX = 256
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSPC,

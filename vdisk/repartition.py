@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vdisk.disk import Disk, Slice
 from vdisk.errors import DiskError, NotPermitted
+from vdisk.holdings import check_holds
 from vdisk.partitioning.draft import Target
 from vdisk.partitioning.edits import Edits
 from vdisk.partitioning.plan import plan_change
@@ -23,12 +24,9 @@ def change_table(disk: Disk, edits: Edits, *, force: bool = False) -> tuple[str,
     disk.check_writable()
     target = Target(disk.read, disk.size, disk.geometry)
     found = recognise(disk.read, disk.size, disk.sector_size) if edits.new_table else []
-    if found and not force:
-        names = " and ".join(one.name for one in found)
-        raise NotPermitted(
-            f"holds {names}", path=disk.address,
-            hint="to put a new table over it all the same: --force",
-        )
+    if not force:
+        hint = "to put a new table over it all the same: --force"
+        check_holds(disk, [one.name for one in found], hint)
     try:
         change = plan_change(target, edits, found)
     except DiskError as error:

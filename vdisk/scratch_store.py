@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vdisk.errors import NotPermitted
@@ -16,11 +17,13 @@ class ScratchStore(Store):
     No disk is made, renamed or removed: that could not be taken back.
     """
 
+    creates = False
     writable = True
 
     def __init__(self, beneath: Store) -> None:
         self._beneath = beneath
         self.source = beneath.source
+        self.must_open = beneath.must_open
 
     def names(self) -> dict[str, Path]:
         return self._beneath.names()
@@ -58,6 +61,12 @@ class ScratchStore(Store):
             path=self.source / name,
         )
 
+    def stat(self) -> os.stat_result:
+        return self._beneath.stat()
+
     def space(self) -> Space:
         """Where the changes go."""
         return space_in(scratch_folder())
+
+    def close(self) -> None:
+        self._beneath.close()

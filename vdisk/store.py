@@ -1,7 +1,8 @@
 """Where disks live together: a folder of image files, or a fixed list of images.
 
-A store is one small interface; `mount` does not know which one it has.  Names are what a person
-sees: the host file's name without its image extension, or with it where two would be the same.
+A store is one small interface; `mount` does not know which one it has.  `vdisk.drive_store` has the
+drive, `vdisk.stores` chooses.  Names are what a person sees: the host file's name without its image
+extension, or with it where two would be the same.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdisk.create import create_image, like
+from vdisk.disk import Disk
+from vdisk.disk_geometry import keep_given_geometry, refit, resize_disk
 from vdisk.errors import (
     DiskError,
     Exists,
@@ -28,8 +32,10 @@ from vdisk.formats.raw import Raw
 from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS, is_part
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, image_disk, keep_format, keep_given_geometry, look_into
+from vdisk.open import image_disk, keep_format, look_into, open_image
+from vdisk.options import OpenOptions
 from vdisk.record import FORMAT_ATTRIBUTE, store_format
+from vdisk.transfer import copy_disk
 
 NEW_EXTENSION = ".img"
 """What a disk that is created in a folder under a bare name is called in the host."""
@@ -50,6 +56,11 @@ class Space:
 
 class Store(ABC):
     """Disks that live together.  Names are as `names()` gives them; `resolve` knows more."""
+
+    creates: bool = True
+    """Whether disks can be made, renamed and removed in it."""
+    must_open: bool = False
+    """Whether it is an error when one of its disks cannot be opened; else it is left out."""
 
     writable: bool
     source: Path
@@ -88,16 +99,46 @@ class Store(ABC):
         return next((key for key, path in shown.items() if path.name == name), None)
 
     def create(self, name: str, mode: int) -> tuple[Path, ImageDisk]:
-        """Create an empty raw disk, recorded as raw; its host file, and the disk, open."""
+        """Create an empty disk, to be made larger as it is written; its place, and the disk, open.
+
+        `finish` ends that.
+        """
         raise NotPermitted("no disk can be created here", path=name, hint="mount a folder")
 
+    def finish(self, disk: ImageDisk) -> None:
+        """A disk that `create` gave stays as large as it is now, or a little larger."""
+        refit(disk)
+
     def remove(self, name: str) -> None:
-        """Remove the disk's host file."""
+        """Remove a disk.  One that is open can be used until it is closed."""
         raise NotPermitted("cannot be removed here", path=name, hint="mount its folder")
 
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove several disks, where it can be all or none."""
+        for name in names:
+            self.remove(name)
+
     def rename(self, old: str, new: str) -> Path:
-        """Rename a disk, in place of one of the new name if there is one; its new host file."""
+        """Rename a disk, in place of one of the new name if there is one; its new place."""
         raise NotPermitted("cannot be renamed here", path=old, hint="mount its folder")
+
+    def resize(self, disk: ImageDisk, size: int) -> None:
+        """Make an open disk `size` bytes, or a little larger, and fit its geometry to that."""
+        resize_disk(disk, size)
+
+    def copy(self, source: Disk, name: str, advance: Callable[[int], None]) -> None:
+        """Make a new disk with what is on `source`, durable, and of its geometry if that was given.
+
+        `advance` is called with the bytes done since it was called last.  After an error there is
+        no new disk.  Raises Exists, NoSpace, HostError and what making a disk raises.
+        """
+        raise NotPermitted("no disk can be created here", path=name, hint="name a folder")
+
+    def idle(self, disk: ImageDisk) -> None:  # noqa: B027 - Most have nothing to give up.
+        """Nobody reads or writes an open disk just now: what it gave up can go."""
+
+    def close(self) -> None:  # noqa: B027 - Most hold nothing.
+        """Let go of what the store itself holds.  Closing twice is harmless."""
 
     def stat(self) -> os.stat_result:
         """Owner, mode and times of the folder the store is, or lies in."""
@@ -110,6 +151,22 @@ class Store(ABC):
     def space(self) -> Space:
         """Room on the file system that holds the store."""
         return space_in(self.source)
+
+    def _check(self, name: str) -> None:
+        """Refuse a name that cannot be a disk's, or any change to a store mounted read-only."""
+        if not self.writable:
+            raise ReadOnly("is mounted read-only", path=self.source)
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise InvalidArgument(
+                "no disk can be called that", path=repr(name),
+                hint="a name does not begin with a dot",
+            )
+        partition = _PARTITION_NAME.fullmatch(name)
+        if partition is not None and self.resolve(partition[1]) is not None:
+            raise NotPermitted(
+                f"would be taken for a partition of {partition[1]}", path=name,
+                hint=f"partitions are made by writing a table to {partition[1]}",
+            )
 
 
 def space_in(path: Path) -> Space:
@@ -124,6 +181,9 @@ def space_in(path: Path) -> Space:
 
 class ImageList(Store):
     """Images that were named one by one.  They can be resized, and neither renamed nor removed."""
+
+    creates = False
+    must_open = True
 
     def __init__(self, paths: Iterable[Path], options: OpenOptions, *, writable: bool) -> None:
         self._paths = shown_names(list(paths))
@@ -217,6 +277,17 @@ class FolderStore(Store):
             host.close()
             raise
 
+    def copy(self, source: Disk, name: str, advance: Callable[[int], None]) -> None:
+        self._check(name)
+        path = self.source / _host_name(name, NEW_EXTENSION)
+
+        def fill() -> None:
+            with open_image(path, writable=True) as disk:
+                copy_disk(source, disk, advance)
+                disk.flush()
+
+        create_image(path, like(source), fill=fill)
+
     def remove(self, name: str) -> None:
         path = self._path(name)
         self._check(name)
@@ -262,22 +333,6 @@ class FolderStore(Store):
             return self.names()[name]
         except KeyError:
             raise NotFound("no such disk", path=self.source / name) from None
-
-    def _check(self, name: str) -> None:
-        """Refuse a name that cannot be a disk's, or any change to a store mounted read-only."""
-        if not self.writable:
-            raise ReadOnly("is mounted read-only", path=self.source)
-        if not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise InvalidArgument(
-                "no disk can be called that", path=repr(name),
-                hint="a name does not begin with a dot",
-            )
-        partition = _PARTITION_NAME.fullmatch(name)
-        if partition is not None and self.resolve(partition[1]) is not None:
-            raise NotPermitted(
-                f"would be taken for a partition of {partition[1]}", path=name,
-                hint=f"partitions are made by writing a table to {partition[1]}",
-            )
 
 
 def shown_names(paths: list[Path]) -> dict[str, Path]:

@@ -17,7 +17,8 @@ from vdisk.cli.console import note, warn
 from vdisk.cli.create import create_disk, plan_new
 from vdisk.cli.params import FILE, SIZE, examples, image_options
 from vdisk.errors import Busy, DiskError, Exists, InvalidArgument, NotFound, Unsupported
-from vdisk.open import OpenOptions, open_image, parse_address
+from vdisk.open import open_image, parse_address
+from vdisk.options import OpenOptions
 from vdisk.units import format_size
 
 
@@ -27,7 +28,7 @@ from vdisk.units import format_size
         "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk",
         "vdisk mount disks/ mnt                 # every image in it; a new file is a new disk",
         "vdisk mount -r a.img b.img mnt         # several images, for reading only",
-        "vdisk mount --snapshot disk.img mnt    # what is written is forgotten afterwards",
+        "vdisk mount --snapshot disk.img mnt    # try something out: disk.img stays as it is",
         "vdisk mount -o allow_other,uid=1000 disk.img mnt",
     )
 )

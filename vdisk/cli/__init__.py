@@ -10,7 +10,7 @@ from __future__ import annotations
 from vdisk.cli.group import Command
 
 COMMANDS: dict[str, Command] = {
-    "create": Command("vdisk.cli.create:create", "Make a new disk in a new file."),
+    "create": Command("vdisk.cli.create:create", "Make new disks: files, or volumes of a drive."),
     "info": Command("vdisk.cli.info:info", "Say what a disk is: size, geometry, partitions."),
     "chs": Command("vdisk.cli.chs:chs", "Turn C/H/S addresses into LBAs, and LBAs into C/H/S."),
     "read": Command("vdisk.cli.read:read", "Copy sectors or bytes to standard output."),
@@ -19,6 +19,10 @@ COMMANDS: dict[str, Command] = {
     "partition": Command(
         "vdisk.cli.partition:partition", "Show a disk's partition table, or change it."
     ),
+    "copy": Command("vdisk.cli.copy:copy", "Make one more disk with the same content."),
+    "rename": Command("vdisk.cli.rename:rename", "Call a disk by another name."),
+    "remove": Command("vdisk.cli.remove:remove", "Remove disks that are not needed any more."),
+    "drive": Command("vdisk.cli.drive:drive", "Make drives, which hold many disks; show one."),
     "resize": Command("vdisk.cli.resize:resize", "Make a disk larger or smaller."),
     "convert": Command("vdisk.cli.convert:convert", "Copy a disk to one of another format."),
     "compare": Command("vdisk.cli.compare:compare", "Say whether two disks hold the same."),

@@ -13,7 +13,8 @@ from vdisk.cli.params import address_argument, examples, image_options, json_opt
 from vdisk.errors import NotPermitted, printable
 from vdisk.formats.base import Problem, ProblemKind, problem_limit
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, open_image, parse_address
+from vdisk.open import open_image, parse_address
+from vdisk.options import OpenOptions
 
 WASTE_STATUS = 3
 CORRUPT_STATUS = 4

@@ -13,7 +13,8 @@ from vdisk.cli.params import FILE, SIZE, examples, image_options, json_option
 from vdisk.create import plan_disk
 from vdisk.errors import InvalidArgument, OutOfRange
 from vdisk.geometry import CHS, Geometry
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 _PLAIN = re.compile(r"\d+/\d+/\d+", re.ASCII)
 _LBA = re.compile(r"\d{1,20}", re.ASCII)

@@ -10,7 +10,7 @@ from vdisk.cli.ending import ended_by_signals
 from vdisk.cli.params import FILE, examples, image_options
 from vdisk.cli.progress import progress
 from vdisk.errors import DiskError
-from vdisk.open import OpenOptions
+from vdisk.options import OpenOptions
 from vdisk.overlay import commit as commit_overlay
 from vdisk.overlay import empty_overlay
 

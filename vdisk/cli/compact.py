@@ -9,7 +9,8 @@ from vdisk.cli.params import address_argument, examples, image_options
 from vdisk.cli.progress import progress
 from vdisk.compact import compact as compact_disk
 from vdisk.describe import allocated_bytes
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.units import format_size
 
 

@@ -9,7 +9,8 @@ from vdisk.cli.progress import progress
 from vdisk.compare import Difference, compare_disks
 from vdisk.disk import Disk
 from vdisk.errors import DiskError
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 DIFFERENT_STATUS = 1
 TROUBLE_STATUS = 2

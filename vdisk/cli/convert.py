@@ -19,7 +19,8 @@ from vdisk.convert import plan_conversion
 from vdisk.copying import copy_disk
 from vdisk.disk import Disk
 from vdisk.errors import DiskError, Exists
-from vdisk.open import NO_OPTIONS, OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.units import format_size
 
 

@@ -1,19 +1,26 @@
-"""`vdisk create`: a new disk in a new file."""
+"""`vdisk create`: new disks, each in a new file, or volumes of a drive."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from vdisk.cli.addresses import by_store, split
 from vdisk.cli.console import columns, note, warn
-from vdisk.cli.params import FILE, SIZE, address_argument, examples, image_options
+from vdisk.cli.params import FILE, SIZE, examples, image_options
+from vdisk.cli.progress import progress
 from vdisk.create import NewDisk, creatable_format, create_image, plan_disk
+from vdisk.drive import Drive
+from vdisk.drive_store import new_volume
+from vdisk.errors import DiskError, InvalidArgument, NotFound
 from vdisk.geometry import Geometry
-from vdisk.open import NO_OPTIONS, OpenOptions, open_image
+from vdisk.open import open_drive, open_image, parse_address
+from vdisk.options import NO_OPTIONS, OpenOptions
 from vdisk.units import format_size
 
 
@@ -29,9 +36,11 @@ from vdisk.units import format_size
         "vdisk create disk.vhd --size 2G -o help        # what its format can be told",
         "vdisk create overlay.vdi --parent disk.vdi     # written to instead of it",
         "vdisk create pc98.hdi --profile pc98-4         # the drive of a PC-98",
+        "vdisk create drive.img/alpha --size 10G        # a volume of a drive",
+        "vdisk create drive.img/d{0001..1000} --size 1G # many, in one change of the drive",
     )
 )
-@address_argument
+@click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True, type=FILE)
 @click.option("--size", type=SIZE, metavar="SIZE", help="Its size: 512, 64K, 1.5G, 20MB, …")
 @click.option(
     "-o", "given", multiple=True, metavar="NAME=VALUE",
@@ -43,26 +52,88 @@ from vdisk.units import format_size
 )
 @image_options()
 def create(
-    address: str,
+    addresses: tuple[str, ...],
     size: int | None,
     given: tuple[str, ...],
     parent: str | None,
     options: OpenOptions,
 ) -> None:
-    """Make a new disk in the new file ADDRESS.
+    """Make a new disk at each ADDRESS: in a new file, or as a volume of a drive.
 
     The format is the one that the file's name means, or raw, which is a sparse file; --format gives
-    another. The geometry is kept in the format's header, or with the file. A size is rounded up to
-    whole sectors; a file that exists is never written to.
+    another. The geometry is kept in the format's header, with the file, or in the volume's tags. A
+    size is rounded up to whole sectors, that of a volume to whole extents of its drive. What exists
+    is never written to. Volumes of one drive are made all or none.
     """
-    path = Path(address)
     if "help" in given:
-        for line in option_lines(path, options.format):
+        for line in option_lines(Path(addresses[0]), options.format):
             click.echo(line)
         return
     if size is None and options.chs is None and options.profile is None and parent is None:
         raise click.UsageError("say how large: --size, --chs or --profile")
-    click.echo(create_disk(path, size, options, parse_options(given), parent))
+    if parent is not None and len(addresses) > 1:
+        raise click.UsageError("--parent takes one ADDRESS")
+    format_options = parse_options(given)
+    for group in by_store(addresses):
+        drive = open_drive_of(group[0])
+        if drive is not None:
+            with closing(drive):
+                if options.format or parent or given:
+                    raise InvalidArgument(
+                        "a volume of a drive has no format, no parent and no options of a format",
+                        path=group[0],
+                    )
+                for line in create_volumes(drive, [split(a)[1] for a in group], size, options):
+                    click.echo(line)
+            continue
+        for address in group:
+            click.echo(create_disk(Path(address), size, options, format_options, parent))
+
+
+def open_drive_of(address: str) -> Drive | None:
+    """The drive in which a disk at `address` would be a volume, for writing; None for a file."""
+    place = split(address)[0]
+    try:
+        parsed = parse_address(place) if place else None
+    except DiskError:
+        return None
+    if parsed is None:
+        return None
+    try:
+        return open_drive(place, writable=True)
+    except NotFound:
+        if parsed.inside:
+            raise
+        return None  # Which the making of a file refuses with more to say.
+
+
+def create_volumes(
+    drive: Drive, names: Sequence[str], size: int | None, options: OpenOptions
+) -> Iterator[str]:
+    """Make volumes in one commit; a line that says what each is like."""
+    new = plan_volume(drive, size, options)
+    unit = new.geometry.sector_size
+    volume = new_volume("", new.size_bytes, new.geometry, unit)
+    bytes_each = drive.group.vg.extents_of(new.size_bytes) * drive.group.vg.extent_bytes
+    with progress("clearing", bytes_each * len(names)) as advance:
+        drive.create([replace(volume, name=name) for name in names], advance)
+    if bytes_each != (size or new.size_bytes):
+        note(f"{drive.address}: rounded up to whole extents: {bytes_each} bytes")
+    for name in names:
+        yield (
+            f"{drive.address}/{name}: {format_size(bytes_each)}, geometry {new.geometry}, "
+            f"{unit} bytes per sector"
+        )
+
+
+def plan_volume(drive: Drive, size: int | None, options: OpenOptions) -> NewDisk:
+    """The volume that these options ask for.
+
+    Where only the size is given, the geometry is that of whole extents.
+    """
+    if size is not None and options.chs is None:
+        size = drive.group.vg.extents_of(size) * drive.group.vg.extent_bytes
+    return _plan(size, options)
 
 
 def option_lines(path: Path, format_name: str | None) -> Iterator[str]:
@@ -130,10 +201,13 @@ def made(path: Path, new: NewDisk) -> tuple[int, Geometry]:
 
 def plan_new(path: Path, size: int | None, options: OpenOptions) -> NewDisk:
     """The disk that these options ask for, as an image `path`."""
+    return _plan(size, options, creatable_format(path, options.format).sector_size)
+
+
+def _plan(size: int | None, options: OpenOptions, usual_sector_size: int | None = None) -> NewDisk:
     return plan_disk(
         size_bytes=size, chs=options.chs, profile=options.profile,
-        sector_size=options.sector_size,
-        usual_sector_size=creatable_format(path, options.format).sector_size,
+        sector_size=options.sector_size, usual_sector_size=usual_sector_size,
     )
 
 

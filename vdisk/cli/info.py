@@ -11,7 +11,8 @@ from vdisk.cli.console import columns, print_json
 from vdisk.cli.params import address_argument, examples, image_options, json_option
 from vdisk.describe import describe
 from vdisk.errors import printable
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.units import format_size
 
 
@@ -19,6 +20,7 @@ from vdisk.units import format_size
     epilog=examples(
         "vdisk info disk.img",
         "vdisk info disk.img/p2               # a partition is a disk as well",
+        "vdisk info drive.img/alpha           # and so is a volume of a drive",
         "vdisk info --json disk.img | jq .geometry",
         "vdisk info --format raw strange.img  # take its bytes as they are",
     )
@@ -48,6 +50,31 @@ def info_lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _geometry_lines(found["geometry"])
     yield ""
     yield from table_lines(found)
+    for group in found["volume_groups"]:
+        yield ""
+        yield from _group_lines(group)
+    for problem in found["volume_group_problems"]:
+        yield f"  problem: {problem}"
+
+
+def _group_lines(group: dict[str, Any]) -> Iterator[str]:
+    yield f"Volume group: {group['name']} ({group['address']})"
+    for problem in group["problems"]:
+        yield f"  problem: {problem}"
+    rows = [
+        (volume["name"], format_size(volume["size_bytes"]), volume_remark(volume))
+        for volume in group["volumes"]
+    ]
+    if rows:
+        for line in columns(("VOLUME", "SIZE", "REMARK"), rows, right=frozenset({1})):
+            yield f"  {line}"
+
+
+def volume_remark(volume: dict[str, Any]) -> str:
+    """Why a volume cannot be opened, or only be read."""
+    if volume["problem"] is not None:
+        return f"cannot be opened: {volume['problem']}"
+    return "" if volume["read_only"] is None else f"only to be read: {volume['read_only']}"
 
 
 def _facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

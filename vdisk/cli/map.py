@@ -14,7 +14,8 @@ from vdisk.disk import Disk
 from vdisk.errors import printable
 from vdisk.extent import Extent
 from vdisk.fiemap import Placed, placed
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.units import SECTOR
 
 _NUMBERS = frozenset({0, 1, 2, 3, 6, 9})

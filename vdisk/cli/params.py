@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vdisk.errors import DiskError
-from vdisk.open import OpenOptions
+from vdisk.options import OpenOptions
 from vdisk.units import SIZE_BYTES_MAX, parse_size
 
 

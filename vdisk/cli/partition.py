@@ -14,9 +14,11 @@ from vdisk.cli.params import address_argument, examples, image_options, json_opt
 from vdisk.describe import describe_table
 from vdisk.disk import Disk
 from vdisk.errors import DiskError, printable
-from vdisk.open import OpenOptions, open_disk, scan_table
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 from vdisk.partitioning.edits import Add, Edits
 from vdisk.partitioning.placing import Alignment, Unit
+from vdisk.partitions import scan_table
 from vdisk.repartition import change_table, check_is_whole
 from vdisk.units import parse_size
 

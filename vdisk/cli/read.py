@@ -11,7 +11,8 @@ from vdisk.cli.params import address_argument, examples, image_options
 from vdisk.cli.place import Place, check_chs, check_length, place_options
 from vdisk.cli.progress import progress
 from vdisk.disk import Disk
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 CHUNK = 1 << 20
 

@@ -9,7 +9,7 @@ import click
 from vdisk.cli.ending import ended_by_signals
 from vdisk.cli.params import FILE, examples, image_options
 from vdisk.cli.progress import progress
-from vdisk.open import OpenOptions
+from vdisk.options import OpenOptions
 from vdisk.overlay import change_parent
 from vdisk.overlay import rebase as rebase_overlay
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from vdisk.cli.addresses import split
 from vdisk.cli.params import address_argument, examples, image_options
 from vdisk.create import whole_sectors
+from vdisk.disk import Disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import DiskError, InvalidArgument, NotPermitted
 from vdisk.extent import Kind
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, open_image, parse_address, resize_disk, scan_table
+from vdisk.open import open_disk, open_image, parse_address
+from vdisk.options import OpenOptions
+from vdisk.partitions import scan_table
+from vdisk.recognise import recognise
 from vdisk.units import format_size, parse_size
 
 
@@ -20,6 +24,7 @@ from vdisk.units import format_size, parse_size
         "vdisk resize disk.img 2G",
         "vdisk resize disk.img +512M             # that much more",
         "vdisk resize --force disk.img -- -1G    # that much less, with what is in it",
+        "vdisk resize drive.img/gamma 20G        # a volume grows wherever the drive has room",
     )
 )
 @address_argument
@@ -29,30 +34,37 @@ from vdisk.units import format_size, parse_size
 def resize(address: str, size: str, force: bool, options: OpenOptions) -> None:
     """Make the disk at ADDRESS as large as SIZE, +SIZE larger, or -SIZE smaller.
 
-    The size is rounded up to whole sectors, or cylinders where the format has nothing smaller. What
-    is added reads as zeros. A disk is not shrunk
-    where data or a partition would be lost, unless --force says so. A geometry that was kept with
-    the disk keeps its heads and sectors per track, and gets as many cylinders as fit.
+    The size is rounded up to whole sectors, to cylinders where the format has nothing smaller, that
+    of a volume to whole extents of its drive. What is added reads as zeros. A disk is not shrunk
+    where data, a partition or a part of a file system would be lost, unless --force says so. A
+    geometry that was kept with the disk keeps its heads and sectors per track, and gets as many
+    cylinders as fit.
     """
     _check_size(size)
-    parsed = parse_address(address)
-    if parsed.inside:
-        raise NotPermitted(
-            "is a part of a disk and cannot be resized by itself", path=address,
-            hint=f"change the partition table on {parsed.path}",
-        )
-    click.echo(_resize(parsed.path, size, options, force=force))
+    click.echo(_resize(address, size, options, force=force))
 
 
-def _resize(path: Path, size: str, options: OpenOptions, *, force: bool) -> str:
-    with open_image(path, writable=True, options=options, allow_empty=True) as disk:
+def _resize(address: str, size: str, options: OpenOptions, *, force: bool) -> str:
+    with _open(address, options) as disk:
+        if not isinstance(disk, ImageDisk):
+            raise NotPermitted(
+                "is a part of a disk and cannot be resized by itself", path=address,
+                hint=f"change the partition table on {split(address)[0]}",
+            )
         wanted = _wanted(disk, size)
         if wanted < disk.size and not force:
             _check_loss(disk, wanted)
         resize_disk(disk, wanted)
         disk.flush()
         geometry = "none" if disk.choice is None else str(disk.choice.geometry)
-        return f"{path}: {format_size(disk.size)} ({disk.size} bytes), geometry {geometry}"
+        return f"{address}: {format_size(disk.size)} ({disk.size} bytes), geometry {geometry}"
+
+
+def _open(address: str, options: OpenOptions) -> Disk:
+    parsed = parse_address(address)
+    if parsed.inside:
+        return open_disk(address, writable=True, options=options)
+    return open_image(parsed.path, writable=True, options=options, allow_empty=True)
 
 
 def _wanted(disk: ImageDisk, size: str) -> int:
@@ -95,6 +107,8 @@ def _check_loss(disk: ImageDisk, size: int) -> None:
     for partition in () if table is None else table.slices:
         if partition.end_lba * disk.sector_size > size:
             losses.append(f"partition {partition.number}")
+    found = recognise(disk.read, disk.size, disk.sector_size)
+    losses += [f"the end of {one.name}" for one in found if not one.is_table]
     if losses:
         raise NotPermitted(
             f"shrinking to {size} bytes loses {', '.join(losses)}", path=disk.address,

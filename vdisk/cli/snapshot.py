@@ -14,7 +14,8 @@ from vdisk.cli.create import create_disk, parse_options
 from vdisk.cli.params import FILE, address_argument, examples, image_options, json_option
 from vdisk.errors import NotPermitted
 from vdisk.formats.base import ImageFormat, Snapshot
-from vdisk.open import OpenOptions, open_image, parse_address
+from vdisk.open import open_image, parse_address
+from vdisk.options import OpenOptions
 from vdisk.plan import Plan
 
 

@@ -13,7 +13,8 @@ from vdisk.cli.progress import progress
 from vdisk.cli.read import CHUNK
 from vdisk.disk import Disk
 from vdisk.errors import DiskError, OutOfRange
-from vdisk.open import OpenOptions, open_disk
+from vdisk.open import open_disk
+from vdisk.options import OpenOptions
 
 
 @click.command(

@@ -80,6 +80,10 @@ class ImageFormat(ABC):
     frees_on_discard: ClassVar[bool] = False
     """Whether `plan_discard` is asked about DATA as well; else that is punched in place."""
 
+    shares_host: ClassVar[bool] = False
+    """Whether its host file is that of other disks too, so that the file's attributes are not its.
+    """
+
     size: int
     header_geometry: Geometry | None = None
     sector_size: int | None = None

@@ -36,7 +36,7 @@ from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
 from vdisk.formats.vmdk_descriptor import is_extent_name
 from vdisk.formats.vmdk_open import open_vmdk
 from vdisk.host import HostFile
-from vdisk.record import FORMAT_ATTRIBUTE, stored_format
+from vdisk.record import DRIVE_FORMAT, FORMAT_ATTRIBUTE, stored_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +185,8 @@ def format_of(host: HostFile, given: str | None = None) -> Format:
     """The format of the image in `host`, believed in the order that `open_format` says."""
     recorded = None if given else stored_format(host)
     name = given or recorded
+    if name == DRIVE_FORMAT and given is None:
+        return FORMATS[Raw.name]
     if name is None:
         return _recognised(host)
     if name in FORMATS:

@@ -24,6 +24,7 @@ from vdisk.tables.partition import (
     Scan,
     Table,
     TableKind,
+    apart,
 )
 from vdisk.tables.rdb import find_rigid_disk, rdb_table
 from vdisk.tables.source import Source
@@ -36,6 +37,7 @@ __all__ = [
     "Scan",
     "Table",
     "TableKind",
+    "apart",
     "guess_sector_size",
     "is_boot_sector",
     "rdb_geometry",

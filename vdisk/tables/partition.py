@@ -7,7 +7,7 @@ disk's own size (`lba`, `sectors`), except for regions, which are half-open rang
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,3 +111,14 @@ class Scan:
     def slices(self) -> tuple[Partition, ...]:
         """The table's slices; none where there is no table."""
         return () if self.table is None else self.table.slices
+
+
+def apart(regions: Iterable[Region]) -> tuple[Region, ...]:
+    """The same bytes as ranges in order, none of which touches another."""
+    merged: list[Region] = []
+    for start, end in sorted(regions):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vdisk.tables.partition import Reader, Region
+from vdisk.tables.partition import Reader, Region, apart
 
 MBR_BYTES = 512
 """An MBR and an extended boot record have this many bytes, whatever the disk's sectors have."""
@@ -42,10 +42,4 @@ class Source:
 
     def regions(self) -> tuple[Region, ...]:
         """The ranges of bytes that were read: half-open, in order, neither touching another."""
-        merged: list[Region] = []
-        for start, end in sorted(self._asked):
-            if merged and start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-            else:
-                merged.append((start, end))
-        return tuple(merged)
+        return apart(self._asked)

@@ -22,7 +22,8 @@ values, and a change is a list of `Step`s that the caller carries out in order.
 
 Where what is in the package is told: `label`, `area`, `ring` and `config` know what is on disk,
 `model` what it means, `load` and `dump` go from one to the other, `physical` and `group` find the
-text that counts, `change` and `allocate` decide, `commit` and `initialise` say what to write.
+text that counts, `change`, `allocate` and `ranges` decide, `commit` and `initialise` say what to
+write.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vdisk.tables.lvm2.change import NewVolume, create, remove, rename, resize, 
 from vdisk.tables.lvm2.geometry_tags import geometry_of, with_geometry
 from vdisk.tables.lvm2.group import Commit, Group, assemble
 from vdisk.tables.lvm2.initialise import DRIVE_BYTES_MIN, NewDrive, new_drive
-from vdisk.tables.lvm2.label import Label, find_label
+from vdisk.tables.lvm2.label import LABEL_SECTORS, Label, find_label
 from vdisk.tables.lvm2.mapping import Run, VolumeMap
 from vdisk.tables.lvm2.model import (
     LogicalVolume,
@@ -43,13 +44,15 @@ from vdisk.tables.lvm2.model import (
     VolumeGroup,
 )
 from vdisk.tables.lvm2.names import check_group_name, check_tag, check_volume_name
-from vdisk.tables.lvm2.physical import FoundPv, MetadataArea, read_pv
+from vdisk.tables.lvm2.physical import FoundPv, MetadataArea, is_unchanged, read_pv
+from vdisk.tables.lvm2.ranges import difference, joined, ranges_of
 from vdisk.tables.lvm2.space import Space, space
 from vdisk.tables.lvm2.steps import Barrier, Put, Step, Zero
 from vdisk.tables.lvm2.volumes import Volume
 
 __all__ = [
     "DRIVE_BYTES_MIN",
+    "LABEL_SECTORS",
     "Barrier",
     "Commit",
     "FoundPv",
@@ -76,10 +79,14 @@ __all__ = [
     "check_tag",
     "check_volume_name",
     "create",
+    "difference",
     "find_label",
     "free_ranges",
     "geometry_of",
+    "is_unchanged",
+    "joined",
     "new_drive",
+    "ranges_of",
     "read_pv",
     "remove",
     "rename",

@@ -60,6 +60,11 @@ class VolumeMap:
         else:
             self._spans.append(span)
 
+    @property
+    def signature(self) -> object:
+        """A value that is equal, and can be a key, for maps that are the same."""
+        return tuple(self._spans)
+
     def window(self) -> tuple[str, int] | None:
         """(UUID, base) where byte g is always at byte base + g of that physical volume, or None."""
         if len(self._spans) == 1 and len(self._spans[0].places) == 1:

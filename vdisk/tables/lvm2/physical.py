@@ -85,6 +85,21 @@ def read_pv(read: Reader, size: int) -> FoundPv | None:
     return FoundPv(label, size, areas)
 
 
+def is_unchanged(read: Reader, area: MetadataArea) -> bool:
+    """Whether the header of `area` leads where it did when it was read or written last.
+
+    One read of 512 bytes.  Of an area that was damaged, nothing is asked.
+    """
+    if area.problem is not None:
+        return True
+    place = area.header.area
+    try:
+        header = unpack_header(read(place.offset, HEADER_BYTES), place)
+    except (Corrupt, Unsupported):
+        return False
+    return header.current == area.header.current
+
+
 def _lies_on_drive(area: Area, size: int) -> bool:
     return area.length >= HEADER_BYTES + SECTOR and area.end <= size
 
