@@ -24,10 +24,12 @@ from model import host_folder
 from recording import RecordingHost
 from vdisk.cli.create import create_disk
 from vdisk.disk import Disk
+from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Corrupt, DiskError, InvalidFormat, NotFound, Unsupported
 from vdisk.extent import Kind
 from vdisk.image_disk import ImageDisk
-from vdisk.open import OpenOptions, open_host, open_image, resize_disk
+from vdisk.open import open_host, open_image
+from vdisk.options import OpenOptions
 
 MIB = 1 << 20
 SIZE = 20 * MIB
