@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from vdisk.errors import DiskError, Exists, InvalidArgument, NotFound, Unsupported
-from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET
+from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, word_runs
 from vdisk.formats.qcow2.flags import l2_tables, plan_flags
 from vdisk.formats.qcow2.header import SNAPSHOTS_MAX
 from vdisk.formats.qcow2.l2 import open_l1
@@ -187,14 +187,7 @@ class _Change:
         image = self.image
         used = reached(image, l1)
         changes = Changes(image.refcounts)
-        gone = []
-        for cluster, weight in used:
-            before = changes.get(cluster)
-            now = max(before + difference * weight, 0)
-            if now != before:
-                changes.set(cluster, now)
-            if now == 0 and before:
-                gone.append(cluster)
+        gone = [cluster for page in used.pages() for cluster in changes.add(used, page, difference)]
         size = image.header.cluster_size
         punches = (Punch(image.host, first * size, n * size) for first, n in runs_of(gone))
         steps: tuple[Step, ...] = (*changes.puts(), *punches, Barrier((image.host,)))
@@ -292,13 +285,13 @@ def reached(image: Qcow2, l1: Table) -> Tally:
     for _, table in l2_tables(image, l1):
         tally.add(table.host_offset >> bits)
         for _, page in table.runs():
-            for word in page[::words]:
+            for _, count, word in word_runs(page, words, image.header.cluster_size):
                 if word & COMPRESSED:
                     packed = image.entries.packed(word)
                     first, last = packed.offset >> bits, packed.offset + packed.length - 1 >> bits
                     tally.add(first, last - first + 1)
                 elif word & OFFSET:
-                    tally.add((word & OFFSET) >> bits)
+                    tally.add((word & OFFSET) >> bits, count)
     if tally.end is not None:
         raise Unsupported(
             "is too large for internal snapshots", path=image.host.path,
