@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -187,6 +188,7 @@ class FileSystem:
         self._ending = False
         self._store_lock = trio.Lock()  # Creation, removal, renaming and scanning, one at a time.
         self._growth_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
+        self._refresh_locks: WeakKeyDictionary[DiskNode, trio.Lock] = WeakKeyDictionary()
         self._idle = trio.lowlevel.ParkingLot()  # Woken when a handle, a use or a drop ends.
 
     # Names
@@ -243,8 +245,11 @@ class FileSystem:
     async def _refresh(self, node: DiskNode) -> None:
         if node.views.bypassed:
             node.stale = True  # It may have been written where we do not see it.
-        if node.stale and not node.removed:
-            await self.in_thread(node, node.refresh)
+        lock = self._refresh_locks.setdefault(node, trio.Lock())
+        if node.stale or lock.locked():  # Who comes while the table is read needs it as well.
+            async with lock:
+                if node.stale and not node.removed:
+                    await self.in_thread(node, node.refresh)
 
     def open_folder(self, inode: int) -> int:
         """A handle for `entries`; `release_folder` ends it."""
@@ -346,28 +351,34 @@ class FileSystem:
     async def _disk_attributes(
         self, node: DiskNode, view: View, *, patient: bool = True
     ) -> Attributes:
-        host = node.disk.image.hosts()[0]
-        if host.is_local:
-            found = host.stat()
+        hosts = node.disk.image.hosts()
+        is_local = all(host.is_local for host in hosts)
+        if is_local:
+            seen = _status(hosts)
+        elif patient:
+            seen = await self.in_thread(node, _status, hosts)
         else:
-            found = await self.in_thread(node, host.stat) if patient else host.status_seen
-        certain = patient or host.is_local
+            seen = [host.status_seen for host in hosts]
+        certain = patient or is_local
+        found = seen[0]
+        blocks = sum(status.st_blocks for status in seen)
         mode = found.st_mode & 0o666 & ~self.settings.umask
-        if self.settings.read_only:
+        if self.settings.read_only or node.disk.read_only:
             mode &= 0o444
         return Attributes(
             view.inode, stat.S_IFREG | mode, size=view.size,
-            blocks=await self._blocks(node, view, found) if certain else found.st_blocks,
-            uid=self._uid(found), gid=self._gid(found),
-            atime_ns=found.st_atime_ns, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns,
+            blocks=await self._blocks(node, view, blocks) if certain else blocks,
+            uid=self._uid(found), gid=self._gid(found), atime_ns=found.st_atime_ns,
+            mtime_ns=max(status.st_mtime_ns for status in seen),
+            ctime_ns=max(status.st_ctime_ns for status in seen),
             entry_seconds=_entry_seconds(view),
             attribute_seconds=_DISK_ENTRY_SECONDS if certain else 0.0,
         )
 
-    async def _blocks(self, node: DiskNode, view: View, found: os.stat_result) -> int:
-        """512-byte blocks the host allocates for the view."""
+    async def _blocks(self, node: DiskNode, view: View, of_disk: int) -> int:
+        """512-byte blocks the host allocates for the view, and `of_disk` for all of its disk."""
         if view is node.whole:
-            return found.st_blocks
+            return of_disk
         if not view.cacheable:
             return -(-view.size // 512)
         return -(-int(await self.in_thread(node, allocated_bytes, view.as_disk)) // 512)
@@ -457,7 +468,9 @@ class FileSystem:
 
     def _back(self, node: DiskNode) -> Backing:
         host, base = node.disk.window() or (None, 0)
-        if self.back is None or host is None or base != 0 or host.is_block:
+        if self.back is None or host is None or base != 0 or host.is_block or not host.is_local:
+            return Backing()
+        if host.size() != node.disk.size:  # The kernel would read on, into a footer.
             return Backing()
         return self.back(host)
 
@@ -514,6 +527,8 @@ class FileSystem:
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write what fits; the bytes written.  OutOfRange where none does."""
+        if self.write_now(handle, offset, data):
+            return len(data)
         opened = self.open_file(handle)
         view = opened.view
         room = view.size - offset
@@ -524,10 +539,7 @@ class FileSystem:
                 raise OutOfRange("the disk ends here", path=opened.node.name)
             data = memoryview(data)[:room]
         async with self.changing(opened, offset, len(data)):
-            if view.try_write(offset, data):
-                on_begin.get()()
-            else:
-                await self.in_thread(opened.node, view.disk.write, view.start + offset, data)
+            await self.in_thread(opened.node, view.disk.write, view.start + offset, data)
         return len(data)
 
     def write_here(self, handle: int, offset: int, data: bytes | memoryview) -> int | None:
@@ -797,6 +809,11 @@ def _kind(inode: int) -> NodeKind:
 def _entry_seconds(view: View) -> float:
     """A partition's name may vanish with the next write to the table, so it is never kept."""
     return 0.0 if unpack(view.inode).kind is NodeKind.PARTITION else _DISK_ENTRY_SECONDS
+
+
+def _status(hosts: tuple[HostFile, ...]) -> list[os.stat_result]:
+    """What `stat` says of each file of an image."""
+    return [host.stat() for host in hosts]
 
 
 def _info(node: DiskNode) -> str:

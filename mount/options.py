@@ -28,7 +28,8 @@ _PASSED = frozenset({"nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", 
 class MountOptions:
     """What a mount was asked for.  `kernel` are options of mount(8) as they are.
 
-    `server` is one of `SERVERS`; `passthrough` is wanted where it can be had.
+    `server` is one of `SERVERS`; `passthrough` is wanted where it can be had.  With `snapshot` the
+    images stay as they are, and what is written is forgotten at the end.
     """
 
     read_only: bool = False
@@ -39,6 +40,7 @@ class MountOptions:
     umask: int = 0
     server: str = SERVERS[0]
     passthrough: bool = True
+    snapshot: bool = False
     kernel: set[str] = field(default_factory=set)
     image: OpenOptions = field(default_factory=OpenOptions)
 
@@ -64,6 +66,8 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
             found.passthrough = False
         elif name == "nonempty":
             found.nonempty = True
+        elif name == "snapshot":
+            found.snapshot = True
         elif name in ("uid", "gid"):
             setattr(found, name, _number(option, value, 10))
         elif name == "server":

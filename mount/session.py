@@ -25,6 +25,7 @@ from mount import live
 from mount.ending import ENDING_SIGNALS, Ending, signals_held
 from mount.options import MountOptions
 from vdisk.errors import Busy, DiskError, HostError, InvalidArgument, NotPermitted
+from vdisk.scratch_store import ScratchStore
 from vdisk.store import FolderStore, ImageList, Store
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _unmake(where: Path) -> None:
 
 def make_stores(request: Request) -> list[Store]:
     """The stores of a mount: a folder each, and the images that were named together as one."""
-    writable = not request.options.read_only
+    writable = not (request.options.read_only or request.options.snapshot)
     folders = [source for source in request.sources if source.is_dir()]
     images = [source for source in request.sources if not source.is_dir()]
     stores: list[Store] = [
@@ -220,6 +221,8 @@ def make_stores(request: Request) -> list[Store]:
     ]
     if images:
         stores.append(ImageList(images, request.options.image, writable=writable))
+    if request.options.snapshot:
+        return [ScratchStore(store) for store in stores]
     return stores
 
 
@@ -239,7 +242,7 @@ def _run(request: Request, ready: Callable[[list[str]], None]) -> None:
     with ExitStack() as stack:
         stack.callback(filesystem.close)
         # A disk that was named must open; of a folder, those that do are shown.
-        strict = not any(isinstance(store, FolderStore) for store in tree.stores)
+        strict = not any(source.is_dir() for source in request.sources)
         tree.show(tree.look(tree.known(), strict=strict, keep=False))
         ending = Ending()  # Until here a signal just ends the process, which has begun nothing.
         undo = stack.enter_context(ExitStack())  # What is taken back where the mount fails.

@@ -10,7 +10,7 @@ import resource
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -19,6 +19,8 @@ import qemu
 from vdisk.create import create_image, plan_disk
 from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
 from vdisk.formats.registry import FORMATS
+from vdisk.formats.vmdk_stream import pack_grain, stream_optimized
+from vdisk.geometry import Geometry
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.parents import opening
@@ -35,7 +37,9 @@ class Seed:
     """A real image: `make(path)` makes it; `regions` are (offset, length) of headers and tables.
 
     A negative offset counts from the end of the file.  `count` is how many mutations the suite
-    tries; fewer of an image whose parent has to be found each time.
+    tries, `slow_count` how many it does with --slow, several times; fewer of an image whose parent
+    has to be found each time.  `checksums` says what to write where, so that a mutation comes past
+    them; most get that.
     """
 
     name: str
@@ -44,8 +48,8 @@ class Seed:
     regions: tuple[tuple[int, int], ...]
     count: int = 95_000
     byteorder: str = "<"
-    more: int = 0
-    """How many a slow run tries, where that is not `count`."""
+    slow_count: int | None = None
+    checksums: Callable[[HostFile], dict[int, bytes]] = lambda host: {}
 
 
 def _vdi_of_qemu(path: Path) -> None:
@@ -59,6 +63,85 @@ def _vdi_overlay(path: Path) -> None:
     new = plan_disk(size_bytes=1 << 20)
     options = {"block-size": "4K"}
     create_image(path, type(new)(new.size_bytes, new.geometry, False, "vdi", options, base))
+
+
+def _vmdk_of_qemu(path: Path) -> None:
+    qemu.create(path, "vmdk", 8 << 20)
+    qemu.scatter(path, "vmdk", bytearray(8 << 20), Random(0), 5)
+
+
+def _vmdk_stream(path: Path) -> None:
+    """128 KiB of the first and second grain of three, compressed, behind a footer."""
+    packed = [(0, pack_grain(0, b"a" * 1000)), (1 << 16, pack_grain(1 << 16, b"b" * 1000))]
+    parts = stream_optimized(3 << 16, packed, file_name="d", geometry=Geometry(1, 4, 17))
+    path.write_bytes(b"".join(parts))
+
+
+def _vmdk_overlay(path: Path) -> None:
+    base = path.with_name("base.vmdk")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    options = {"subformat": "twoGbMaxExtentFlat"}
+    create_image(path.with_name("flat.vmdk"), replace(new, options=options))
+    create_image(path, replace(new, parent=base, options={"zeroed-grain": "on"}))
+
+
+def _parallels(path: Path) -> None:
+    qemu.create(path, "parallels", 8 << 20)
+    qemu.scatter(path, "parallels", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed(path: Path) -> None:
+    qemu.create(path, "qed", 8 << 20)
+    qemu.scatter(path, "qed", bytearray(8 << 20), Random(0), 5)
+
+
+def _qed_overlay(path: Path) -> None:
+    base = path.with_name("base.qed")
+    qemu.create(base, "qed", 1 << 20)
+    more = ["-o", "cluster_size=4096,table_size=2", "-F", "qed", "-b", base.name]
+    qemu.qemu("qemu-img", "create", "-q", "-f", "qed", *more, path)
+
+
+_VMDK_HEADER = (0, 80)
+_VMDK_DESCRIPTOR = (512, 400)
+
+
+def _vhd_of_qemu(path: Path) -> None:
+    qemu.create(path, "vhd", 8 << 20)
+    qemu.scatter(path, "vhd", bytearray(8 << 20), Random(0), 3)
+
+
+def _vhd_fixed(path: Path) -> None:
+    options = {"subformat": "fixed"}
+    new = plan_disk(size_bytes=1 << 20)
+    create_image(path, type(new)(new.size_bytes, new.geometry, options=options))
+
+
+def _vhd_overlay(path: Path) -> None:
+    base = path.with_name("base.vhd")
+    create_image(base, plan_disk(size_bytes=1 << 20))
+    new = plan_disk(size_bytes=1 << 20)
+    create_image(path, type(new)(new.size_bytes, new.geometry, False, "vhd", {}, base))
+
+
+def _vhd_checksums(host: HostFile) -> dict[int, bytes]:
+    """By the specification, the complement of the sum of all other bytes."""
+    found = {}
+    for at, length, place in ((0, 512, 64), (512, 1024, 36), (host.size() - 512, 512, 64)):
+        content = host.read(at, length)
+        if content[:8] in (b"conectix", b"cxsparse"):
+            total = sum(content) - sum(content[place : place + 4])
+            found[at + place] = struct.pack(">I", ~total & 0xFFFFFFFF)
+    return found
+
+
+def _headed(name: str, chs: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        new = plan_disk(chs=chs)
+        create_image(path, type(new)(new.size_bytes, new.geometry, True, name))
+
+    return make
 
 
 def _qcow2_of_qemu(path: Path) -> None:
@@ -83,6 +166,8 @@ _QCOW2_HEADER = ((4, 28), (32, 40), (72, 32), (100, 60))
 
 _VDI_HEADER = ((0x40, 0x14), (0x154, 0x84))  # What lies between is a comment.
 
+_VHD_HEADERS = ((0, 85), (512, 80), (512, 80), (512 + 576, 48))  # Both footers are the same.
+
 SEEDS = (
     Seed("vdi of qemu", "vdi", _vdi_of_qemu, (*_VDI_HEADER, (0x200, 64))),
     Seed(
@@ -93,7 +178,25 @@ SEEDS = (
         (*_QCOW2_HEADER, (16384, 16), (32768, 64), (49152, 64), (65536, 256)), 400, ">", 40_000,
     ),
     Seed("vdi overlay", "vdi", _vdi_overlay, (*_VDI_HEADER, (1 << 20, 64)), 5000),
-)
+    Seed("vmdk of qemu", "vmdk", _vmdk_of_qemu,
+         (_VMDK_HEADER, _VMDK_DESCRIPTOR, (26 * 512, 8), (27 * 512, 512)), 5000,
+         slow_count=25_000),
+    Seed("vmdk overlay", "vmdk", _vmdk_overlay, (_VMDK_HEADER, _VMDK_DESCRIPTOR), 1500,
+         slow_count=5000),
+    Seed("vmdk stream", "vmdk", _vmdk_stream,
+         (_VMDK_HEADER, (128 * 512, 40), (-9 * 512, 16), (-4 * 512, 4), (-1024, 80)), 5000,
+         slow_count=25_000),
+    Seed("vhd of qemu", "vhd", _vhd_of_qemu, (*_VHD_HEADERS, (1536, 16)), 10_000, ">", 100_000,
+         _vhd_checksums),
+    Seed("vhd overlay", "vhd", _vhd_overlay, (*_VHD_HEADERS, (1536, 1024)), 2000, ">", 5000,
+         _vhd_checksums),
+    Seed("fixed vhd", "vhd", _vhd_fixed, ((-512, 85),), 2000, ">", 5000, _vhd_checksums),
+    Seed("hdi", "hdi", _headed("hdi", "20/4/17"), ((0, 32),), 4000),
+    Seed("nhd", "nhd", _headed("nhd", "20/4/17"), ((0x110, 14),), 4000),
+    Seed("parallels", "parallels", _parallels, ((0, 96),), 5000),
+    Seed("qed", "qed", _qed, ((0, 64), (1 << 16, 8), (5 << 16, 512)), 5000),
+    Seed("qed overlay", "qed", _qed_overlay, ((0, 80), (4096, 16)), 1500),
+)  # fmt: skip
 
 
 def mutated(
@@ -133,8 +236,11 @@ def fuzz(seed: Seed, folder: Path, count: int, number: int = 0) -> dict[str, int
             change = mutated(original, regions, random, seed.byteorder)
             for at, new in change.items():
                 host.write(at, new)
+            sums = seed.checksums(host) if random.random() < 0.8 else {}
+            for at, new in sums.items():
+                host.write(at, new)
             outcome = _outcome(seed, host)
-            for at, new in change.items():
+            for at, new in (change | sums).items():
                 host.write(at, original[at : at + len(new)])
             met[outcome] = met.get(outcome, 0) + 1
     except BaseException:

@@ -216,7 +216,7 @@ def completions(*words: str) -> list[str]:
 
 def test_completion_knows_commands_options_profiles_and_files() -> None:
     assert completions("u") == ["plain,umount"]
-    assert set(completions("re")) == {"plain,read", "plain,resize"}
+    assert set(completions("re")) == {"plain,read", "plain,rebase", "plain,resize"}
     assert "plain,--sector-size" in completions("create", "--s")
     assert completions("create", "x", "--profile", "1.4") == ["plain,1.44M"]
     assert completions("info", "a") == ["file,a"]

@@ -20,10 +20,12 @@ RANKS = (
     {"plan"},
     {"formats", "recognise"},
     {"disk", "requests", "partitioning"},
-    {"image_disk", "transfer"},
-    {"parents"},
+    {"image_disk", "transfer", "contents"},
+    {"copying"},
+    {"parents", "scratch"},
     {"open"},
-    {"store", "describe", "create", "repartition"},
+    {"store", "describe", "create", "repartition", "compare"},
+    {"convert", "overlay", "compact", "scratch_store"},
     {"cli"},
 )
 """Lower layers first.  What a rank names must not import from a later one."""

@@ -10,14 +10,14 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from harness import Mounted, Person, make_image, mount, sfdisk
 
@@ -48,34 +48,37 @@ def shared_mount(server: str) -> Iterator[Mounted]:
 
 def views_machine(mounted: Mounted, image: Path) -> type[RuleBasedStateMachine]:
     class Views(RuleBasedStateMachine):
-        handles = Bundle("handles")
-        readers = Bundle("readers")  # Open for reading only.
-
         def __init__(self) -> None:
             super().__init__()
             self.model = bytearray(image.read_bytes())
-            self.open: dict[int, int] = {}
+            self.open: dict[int, int] = {}  # Each file descriptor's view.
+            self.writers: set[int] = set()
 
-        @rule(target=handles, view=st.integers(0, len(VIEWS) - 1))
-        def open_view(self, view: int) -> int:
+        def one(self, data: st.DataObject, fds: Iterable[int]) -> int:
+            return data.draw(st.sampled_from(sorted(fds)))
+
+        @rule(view=st.integers(0, len(VIEWS) - 1))
+        def open_view(self, view: int) -> None:
             fd = os.open(mounted / VIEWS[view][0], os.O_RDWR)
             self.open[fd] = view
-            return fd
+            self.writers.add(fd)
 
-        @rule(target=readers, view=st.integers(0, len(VIEWS) - 1))
-        def open_view_for_reading(self, view: int) -> int:
-            fd = os.open(mounted / VIEWS[view][0], os.O_RDONLY)
-            self.open[fd] = view
-            return fd
+        @rule(view=st.integers(0, len(VIEWS) - 1))
+        def open_view_for_reading(self, view: int) -> None:
+            self.open[os.open(mounted / VIEWS[view][0], os.O_RDONLY)] = view
 
-        @rule(fd=handles, data=st.data(), fill=st.integers(0, 255))
-        def write(self, fd: int, data: st.DataObject, fill: int) -> None:
+        @precondition(lambda self: self.writers)
+        @rule(data=st.data(), fill=st.integers(0, 255))
+        def write(self, data: st.DataObject, fill: int) -> None:
+            fd = self.one(data, self.writers)
             offset, block = self.drawn(fd, data, fill)
             assert os.pwrite(fd, block, offset) == len(block)
 
-        @rule(fd=handles, data=st.data(), fill=st.integers(0, 255))
-        def store_through_memory(self, fd: int, data: st.DataObject, fill: int) -> None:
+        @precondition(lambda self: self.writers)
+        @rule(data=st.data(), fill=st.integers(0, 255))
+        def store_through_memory(self, data: st.DataObject, fill: int) -> None:
             """Counts when it is flushed; a view without pages of its own cannot be mapped so."""
+            fd = self.one(data, self.writers)
             try:
                 memory = mmap.mmap(fd, VIEWS[self.open[fd]][2])
             except OSError:
@@ -95,22 +98,29 @@ def views_machine(mounted: Mounted, image: Path) -> type[RuleBasedStateMachine]:
             self.model[start + offset : start + offset + count] = block
             return offset, block
 
-        @rule(fd=st.one_of(handles, readers), data=st.data())
-        def read(self, fd: int, data: st.DataObject) -> None:
+        @precondition(lambda self: self.open)
+        @rule(data=st.data())
+        def read(self, data: st.DataObject) -> None:
+            fd = self.one(data, self.open)
             _, start, length = VIEWS[self.open[fd]]
             offset = data.draw(st.integers(0, length - 1))
             count = min(data.draw(st.integers(1, 70000)), length - offset)
             assert os.pread(fd, count, offset) == self.model[start + offset :][:count]
 
-        @rule(fd=st.one_of(handles, readers))
-        def look_through_memory(self, fd: int) -> None:
+        @precondition(lambda self: self.open)
+        @rule(data=st.data())
+        def look_through_memory(self, data: st.DataObject) -> None:
+            fd = self.one(data, self.open)
             _, start, length = VIEWS[self.open[fd]]
             with mmap.mmap(fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ) as memory:
                 assert memory[:] == self.model[start : start + length]
 
-        @rule(fd=st.one_of(consumes(handles), consumes(readers)))
-        def close(self, fd: int) -> None:
+        @precondition(lambda self: self.open)
+        @rule(data=st.data())
+        def close(self, data: st.DataObject) -> None:
+            fd = self.one(data, self.open)
             del self.open[fd]
+            self.writers.discard(fd)
             os.close(fd)
 
         @rule(view=st.integers(0, len(VIEWS) - 1))

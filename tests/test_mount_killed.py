@@ -62,7 +62,7 @@ def test_every_write_acknowledged_before_a_kill_is_there(
         _judge_host(image, journal)
         mounted = mount(person, [image], place / "mnt")
         person.does(lambda: _judge_mount(mounted.mountpoint, journal))
-        assert _pids(person) == [mounted.pid]
+        assert _pids(person, place) == [mounted.pid]
         mounted.unmount()
         _judge_host(image, journal)
     finally:
@@ -187,5 +187,7 @@ def _judge_mount(mountpoint: Path, journal: Path) -> None:
             assert load.judge(writer, journal, slot) > load.ENOUGH
 
 
-def _pids(person: Person) -> list[int]:
-    return [one["pid"] for one in json.loads(person.vdisk("list", "--json").stdout)]
+def _pids(person: Person, place: Path) -> list[int]:
+    """Of the mounts in `place`; there may be others on this machine."""
+    rows = json.loads(person.vdisk("list", "--json").stdout)
+    return [row["pid"] for row in rows if row["mountpoint"].startswith(f"{place}/")]

@@ -231,6 +231,8 @@ def test_a_host_folders_new_disk_is_passed_through_once_it_is_whole(
         os.pwrite(writer, b"n" * MIB, 0)
         os.pwrite(writer, b"n" * MIB, 5 * MIB)
         assert os.pread(beside, 2 * MIB, 0) == b"n" * MIB + bytes(MIB)
+    # close(2) does not wait until the server is told of it; a renaming does.
+    path = path.rename(mounted / "whole")
     with opened(path) as reader:
         assert is_passthrough(mounted, reader)
         assert os.pread(reader, 9 * MIB, 0)[5 * MIB :] == b"n" * MIB

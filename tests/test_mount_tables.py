@@ -9,15 +9,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import Mounted, Person, make_image, mount, sfdisk
+from harness import PATIENCE, Mounted, Person, make_image, mount, sfdisk
+from mount.filesystem import FileSystem, Settings
+from mount.inodes import ROOT
+from mount.tree import Tree
+from vdisk.disk import Disk
+from vdisk.open import NO_OPTIONS, scan_table
+from vdisk.store import ImageList
+from vdisk.tables import Scan
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -284,3 +294,37 @@ def test_any_table_that_sfdisk_writes_is_shown(
     sfdisk(one_mount / "disk", f"label: {label}\n{rows}", person=one_mount.person)
     wanted = {f"disk.p{i}": (start, end - start) for i, (start, end) in enumerate(ranges, 1)}
     assert partitions(one_mount) == wanted
+
+
+async def test_a_partition_looked_up_while_its_table_is_read_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As programs do that open several partitions at once, right after they were made."""
+    image = make_image(tmp_path / "disk.img", SIZE)
+    sfdisk(image, "label: dos\nstart=2048,size=2048\nstart=4096,size=2048\n")
+    tree = Tree([ImageList([image], NO_OPTIONS, writable=True)])
+    tree.show(tree.look(tree.known()))
+    filesystem = FileSystem(tree, Settings())
+    reading = threading.Event()
+
+    def scanned(disk: Disk) -> Scan:
+        assert reading.wait(PATIENCE)
+        return scan_table(disk)
+
+    found = {}
+
+    async def find(name: str) -> None:
+        found[name] = (await filesystem.lookup(ROOT, name)).size
+
+    monkeypatch.setattr("mount.tree.scan_table", scanned)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find, "disk.p1")
+            nursery.start_soon(find, "disk.p2")
+            try:  # Until both wait, or one has failed.
+                await trio.testing.wait_all_tasks_blocked(cushion=0.2)
+            finally:
+                reading.set()
+    finally:
+        filesystem.close()
+    assert found == {"disk.p1": MIB, "disk.p2": MIB}

@@ -12,7 +12,7 @@ import pytest
 
 import qemu
 from cli import done, refused
-from vdisk.disk import Disk
+from format_cases import scattered
 from vdisk.errors import Corrupt, InvalidFormat, NotFound, Unsupported
 from vdisk.extent import Kind
 from vdisk.open import OpenOptions, open_image, resize_disk
@@ -20,24 +20,6 @@ from vdisk.open import OpenOptions, open_image, resize_disk
 MIB = 1 << 20
 SIZE = 20 * MIB
 SUBFORMATS = ["dynamic", "fixed"]
-
-
-def scattered(disk: Disk, content: bytearray, random: Random, count: int) -> None:
-    """Write, zero and discard random ranges, many unaligned, of the disk and of `content`."""
-    for _ in range(count):
-        offset = random.randrange(len(content))
-        length = min(random.randrange(1, 3 * MIB), len(content) - offset)
-        block = random.randbytes(length)
-        match random.randrange(4):
-            case 0:
-                disk.discard(offset, length)
-                block = bytes(length)
-            case 1:
-                disk.zero(offset, length)
-                block = bytes(length)
-            case _:
-                disk.write(offset, block)
-        content[offset : offset + length] = block
 
 
 @pytest.mark.parametrize("static", ["on", "off"])

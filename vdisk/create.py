@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from vdisk.record import store_format, store_geometry
 from vdisk.units import SECTOR, SIZE_BYTES_MAX
 
 _FOREIGN_EXTENSIONS = frozenset(
-    {".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds", ".nhd", ".hdi"}
+    {".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds"}
 )
 
 
@@ -40,8 +40,10 @@ _FOREIGN_EXTENSIONS = frozenset(
 class NewDisk:
     """What is to be made: `size_bytes` is whole sectors of the geometry's sector size.
 
-    `format` is the format's name, None where the file's name says it.  `options` are the format's
-    (`-o`).  `parent` is the image that the new one is to be an overlay of.
+    `geometry_given` says that the geometry, or the rule that makes it, was asked for: else a format
+    that stores one may choose another.  `format` is the format's name, None where the file's name
+    says it.  `options` are the format's (`-o`).  `parent` is the image that the new one is to be an
+    overlay of.
     """
 
     size_bytes: int
@@ -59,15 +61,17 @@ def plan_disk(
     chs: str | None = None,
     profile: str | None = None,
     sector_size: int | None = None,
+    usual_sector_size: int | None = None,
 ) -> NewDisk:
     """The disk that a person asks for, by any of these that together say its size.
 
     A size is rounded up to whole sectors.  Without one it is that of the geometry, or the one that
-    the profile fixes.  Raises InvalidArgument where they contradict each other, or say no size.
+    the profile fixes.  `usual_sector_size` is the format's, where nobody says another.  Raises
+    InvalidArgument where they contradict each other, or say no size.
     """
     fixed = None if profile is None else profile_size(profile)
     fixed_sector_size = None if profile is None else profile_sector_size(profile)
-    unit = sector_size or fixed_sector_size or SECTOR
+    unit = sector_size or fixed_sector_size or usual_sector_size or SECTOR
     geometry = None if chs is None else Geometry.parse(chs, sector_size=unit)
     if size_bytes is None:
         size_bytes = geometry.size_bytes if geometry is not None else fixed
@@ -82,7 +86,7 @@ def plan_disk(
         choice = choose(size_bytes, unit)
         assert choice is not None  # There is at least one sector.
         geometry = choice.geometry
-    return NewDisk(size_bytes, geometry, chs is not None)
+    return NewDisk(size_bytes, geometry, chs is not None or profile is not None)
 
 
 def whole_sectors(size_bytes: int, sector_size: int) -> int:
@@ -95,12 +99,20 @@ def whole_sectors(size_bytes: int, sector_size: int) -> int:
     return rounded
 
 
-def create_image(path: Path, new: NewDisk) -> bool:
+def create_image(
+    path: Path,
+    new: NewDisk,
+    *,
+    write: Callable[[Creation], None] | None = None,
+    fill: Callable[[], None] | None = None,
+) -> bool:
     """Make the image `path`; whether format and geometry could be recorded with it.
 
-    Nothing that exists is ever written to, and after an error no new file is left.  Raises Exists,
-    NotFound (the folder), NotPermitted (inside a file or device), HostError; InvalidArgument for
-    what the format cannot be; Unsupported for a format that is not made here.
+    `write` writes it instead of the format's `create`; `fill` is called once it is there, closed.
+    Nothing that exists is ever written to, and after an error of any kind, theirs included, no new
+    file is left.  Raises Exists, NotFound (the folder), NotPermitted (inside a file or device),
+    HostError; InvalidArgument for what the format cannot be; Unsupported for a format that is not
+    made here.
     """
     _check_place(path)
     entry = creatable_format(path, new.format)
@@ -114,10 +126,13 @@ def create_image(path: Path, new: NewDisk) -> bool:
             new.geometry_given, parent, _parent_name(path, new),
         )
         assert entry.create is not None
-        entry.create(creation)
+        (write or entry.create)(creation)
         recorded = store_format(host, entry.name)
         if not entry.stores_geometry:
             recorded = store_geometry(host, new.geometry) and recorded
+        files.close()
+        if fill is not None:
+            fill()
         files.keep()
     return recorded
 
@@ -173,24 +188,29 @@ class _NewFiles:
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._path = path
         self._stack = stack
-        self._made: list[Path] = []
+        self._made: list[HostFile] = []
         stack.callback(self._remove)
 
     def another(self, name: str) -> HostFile:
         """A new empty file beside the image.  Raises Exists and HostError."""
         host = HostFile.create(self._path.with_name(name))
-        self._made.append(host.path)
+        self._made.append(host)
         self._stack.callback(host.close)
         return host
+
+    def close(self) -> None:
+        """Close all: what is to be done with them now, others do."""
+        for host in self._made:
+            host.close()
 
     def keep(self) -> None:
         """All went well."""
         self._made.clear()
 
     def _remove(self) -> None:
-        for path in self._made:
+        for host in self._made:
             with suppress(OSError):
-                path.unlink()
+                host.path.unlink()
 
 
 def _check_place(path: Path) -> None:

@@ -153,5 +153,6 @@ def _partition(partition: Partition) -> dict[str, Any]:
         "uuid": partition.uuid,
         "bootable": partition.bootable,
         "kind": str(partition.kind),
+        "geometry": None if partition.geometry is None else str(partition.geometry),
         "problem": partition.problem,
     }

@@ -53,6 +53,7 @@ class Source(StrEnum):
     GIVEN = "given"
     STORED = "stored"
     HEADER = "header"
+    RDB = "rdb"
     MBR = "mbr"
     BPB = "bpb"
     FLOPPY = "floppy"
@@ -88,12 +89,14 @@ def choose(
     given: Geometry | None = None,
     stored: Geometry | None = None,
     header: Geometry | None = None,
+    rdb: Geometry | None = None,
     first_sector: bytes | None = None,
     profile: str = DEFAULT_PROFILE,
 ) -> Choice | None:
     """The geometry of a disk of `size_bytes` in sectors of `sector_size`; None below one sector.
 
-    `given` is the user's, `stored` what vdisk kept with the disk, `header` the image's own.
+    `given` is the user's, `stored` what vdisk kept with the disk, `header` the image's own, `rdb`
+    that of an Amiga's rigid disk block on the disk.
     `first_sector` is the first 512 bytes of the disk whatever its sector size, None or less where
     there are fewer; an MBR, a BPB and a floppy's media byte are looked for in it.  `profile`
     derives what nobody else says.
@@ -110,6 +113,7 @@ def choose(
         _given(given, size_bytes, sector_size),
         _stored(stored, size_bytes, sector_size, overruled=given is not None),
         _told(Source.HEADER, header, size_bytes, sector_size, "the image's header"),
+        _told(Source.RDB, rdb, size_bytes, sector_size, "the Amiga's rigid disk block"),
         Opinion(Source.MBR, *from_mbr(first_sector, size_bytes, sector_size)),
         Opinion(Source.BPB, *from_bpb(first_sector, size_bytes, sector_size)),
         _floppy(size_bytes, sector_size, first_sector),

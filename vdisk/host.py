@@ -39,9 +39,10 @@ _RAMFS_MAGIC = 0x858458F6
 _EXT_MAGIC = 0xEF53
 _LOCAL_MAGICS = frozenset(
     {_TMPFS_MAGIC, _RAMFS_MAGIC, _EXT_MAGIC, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E,
-     0x2FC12FC1, 0x2011BAB0, 0x4D44}
+     0x2FC12FC1, 0x2011BAB0, 0x4D44, 0x794C7630}
 )  # fmt: skip
-"""tmpfs, ramfs, ext2 to 4, XFS, Btrfs, F2FS, bcachefs, ZFS, exFAT, FAT (linux/magic.h)."""
+"""tmpfs, ramfs, ext2 to 4, XFS, Btrfs, F2FS, bcachefs, ZFS, exFAT, FAT, overlayfs (linux/magic.h).
+"""
 _SLOW_WRITE_SECONDS = 0.005
 _PATIENCE_SECONDS = 1.0
 

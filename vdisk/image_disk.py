@@ -17,7 +17,7 @@ from threading import Lock
 
 from vdisk.codec import DecodedUnits
 from vdisk.disk import SIZE_MAX, Disk
-from vdisk.errors import DiskError, HostError, InvalidArgument
+from vdisk.errors import DiskError, HostError, InvalidArgument, ReadOnly
 from vdisk.extent import Extent, Host, Kind, merged, pieces
 from vdisk.formats.base import ImageFormat, Problem
 from vdisk.gate import Gate
@@ -45,7 +45,12 @@ _CHUNK = 1 << 20  # As much as is held in memory of what a `Fill` or a `Copy` mo
 
 
 class ImageDisk(Disk):
-    """A disk in an image file.  `image` is its format; everything else asks the disk."""
+    """A disk in an image file.  `image` is its format; everything else asks the disk.
+
+    One that `is_throwaway` is not waited for: what of it a crash leaves, nobody asks.
+    """
+
+    is_throwaway = False
 
     def __init__(
         self, image: ImageFormat, *, address: str, sector_size: int, read_only: bool
@@ -53,7 +58,7 @@ class ImageDisk(Disk):
         self.image = image
         self.address = address
         self.sector_size = sector_size
-        self.read_only = read_only
+        self.read_only = read_only or image.unwritable is not None
         self._gate = Gate()
         self._plans = Lock()
         self._begun = False  # `plan_first_write` is carried out.
@@ -116,6 +121,15 @@ class ImageDisk(Disk):
         return decoded[unit.skip : unit.skip + extent.length]
 
     # Changing
+
+    def check_writable(self) -> None:
+        """As `Disk.check_writable`, saying why where it is the image that cannot be written."""
+        if self.image.unwritable is not None:
+            raise ReadOnly(
+                self.image.unwritable, path=self.address,
+                hint="write to an overlay of it, or to a copy in another format",
+            )
+        super().check_writable()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self._change(Write(offset, len(data), memoryview(data)))
@@ -303,7 +317,8 @@ class ImageDisk(Disk):
     def _step(self, step: Step, request: Request | None) -> None:
         match step:
             case Put(host, host_offset, data, sync, _):
-                (host.write_through if sync else host.write)(host_offset, data)
+                through = sync and not self.is_throwaway
+                (host.write_through if through else host.write)(host_offset, data)
             case Guest(guest_offset, length, host, host_offset):
                 assert request is not None, "a plan that answers no request has no guest's bytes"
                 request.put(guest_offset, length, host, host_offset)
@@ -320,7 +335,7 @@ class ImageDisk(Disk):
             case Truncate(host, size):
                 host.truncate(size)
             case Barrier(hosts):
-                for each in hosts:
+                for each in () if self.is_throwaway else hosts:
                     each.flush()
 
     def _fill(self, step: Fill) -> None:
@@ -340,10 +355,15 @@ class ImageDisk(Disk):
                 step.host.discard(place, extent.length)
 
     def _copy(self, step: Copy) -> None:
-        for at in range(0, step.length, _CHUNK):
-            buffer = bytearray(min(_CHUNK, step.length - at))
-            step.host.read_into(step.from_offset + at, memoryview(buffer))
-            step.host.write(step.host_offset + at, memoryview(buffer))
+        distance = step.host_offset - step.from_offset
+        for start, end, is_data in step.host.ranges(step.from_offset, step.length):
+            if not is_data:
+                step.host.discard(start + distance, end - start)
+                continue
+            for at in range(start, end, _CHUNK):
+                buffer = bytearray(min(_CHUNK, end - at))
+                step.host.read_into(at, memoryview(buffer))
+                step.host.write(at + distance, memoryview(buffer))
 
     # V
 

@@ -22,15 +22,14 @@ from vdisk.errors import (
     NotFound,
     Unsupported,
 )
-from vdisk.formats.base import ImageFormat
-from vdisk.formats.raw import Raw
-from vdisk.formats.registry import open_format
-from vdisk.geometry import Choice, Geometry, Source, choose, cover, derive
+from vdisk.formats.base import ImageFormat, Opening
+from vdisk.formats.registry import FORMATS, open_format
+from vdisk.geometry import Choice, Geometry, Source, check_sector_size, choose, derive
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk, close_image
 from vdisk.parents import opening
 from vdisk.record import forget_geometry, store_format, store_geometry, stored_geometry
-from vdisk.tables import Scan, guess_sector_size, read_table
+from vdisk.tables import Partition, Scan, guess_sector_size, rdb_geometry, read_table
 
 SECTOR_SIZE_DEFAULT = 512
 _PARTITION = re.compile(r"p([1-9][0-9]{0,8})")
@@ -122,7 +121,7 @@ def open_image(
     """Open the image at `path` as a whole disk, its geometry chosen.
 
     An empty file is InvalidFormat unless `allow_empty`.  The format of a writable disk is
-    recorded where it was given or is raw: from then on the guest's bytes have no say in it.
+    recorded where it was given, or nothing tells it: then the guest's bytes have no say in it.
     """
     disk = look_into(path, writable=writable, options=options, lock=lock, allow_empty=allow_empty)
     try:
@@ -153,13 +152,17 @@ def open_host(
     options: OpenOptions = NO_OPTIONS,
     lock: bool = True,
     allow_empty: bool = False,
+    how: Opening | None = None,
 ) -> ImageDisk:
     """As `open_image`, of a host file that is open.  It is closed with the disk, or after an error.
+
+    `how` is how it opens its parent, where that is not as always: read-only, by the name it has.
     """
     path = host.path
     image: ImageFormat | None = None
     try:
-        image = open_format(host, opening(host, options.allow_parent, lock=lock), options.format)
+        how = how or opening(host, options.allow_parent, lock=lock)
+        image = open_format(host, how, options.format)
         if image.size == 0 and not allow_empty:
             raise InvalidFormat(
                 "is empty: a disk needs at least one sector", path=path,
@@ -174,9 +177,10 @@ def open_host(
 
 
 def keep_format(disk: ImageDisk, options: OpenOptions) -> None:
-    """Record the format of a writable disk where it was given or is raw."""
-    if options.format is not None or disk.image.name == Raw.name:
-        store_format(disk.image.hosts()[0], disk.image.name)
+    """Record the format of a writable disk where it was given, or nothing in the file tells it."""
+    entry = FORMATS.get(disk.image.name)
+    if options.format is not None or (entry is not None and entry.unsigned):
+        store_format(disk.image.hosts()[0], options.format or disk.image.name)
 
 
 def keep_given_geometry(disk: ImageDisk, options: OpenOptions) -> bool:
@@ -211,13 +215,16 @@ def choose_geometry(
     disk: ImageDisk, options: OpenOptions = NO_OPTIONS, stored: Geometry | None = None
 ) -> Choice | None:
     """The geometry of an open disk with its provenance; None for less than one sector."""
-    first = _peek(disk)(0, min(_FIRST_BYTES, disk.size))
+    check_sector_size(disk.sector_size)
+    peek = _peek(disk)
+    first = peek(0, min(_FIRST_BYTES, disk.size))
     return choose(
         disk.size,
         disk.sector_size,
         given=_given(disk, options),
         stored=stored,
         header=disk.image.header_geometry,
+        rdb=rdb_geometry(peek, disk.size, disk.sector_size),
         first_sector=first if len(first) == _FIRST_BYTES else None,
     )
 
@@ -302,11 +309,11 @@ def _fitted(disk: ImageDisk, size: int) -> Geometry | None:
     if disk.choice is None or not _has_own_geometry(disk):
         return None
     geometry = disk.choice.geometry
-    return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
+    return disk.image.fitted_geometry(geometry, size)
 
 
 def _record(disk: ImageDisk, geometry: Geometry | None) -> None:
-    if not _has_own_geometry(disk):
+    if not _has_own_geometry(disk) or disk.image.geometry_is_size:
         return
     if geometry is None:
         forget_geometry(disk.image.hosts()[0])
@@ -320,7 +327,8 @@ def keep_geometry(disk: ImageDisk, geometry: Geometry) -> bool:
     False where it is to be beside it and this file system keeps no such record.  Raises
     InvalidArgument where the header's fields do not hold it.
     """
-    if not disk.image.stores_geometry or geometry.sector_size != SECTOR_SIZE_DEFAULT:
+    own_sector_size = disk.image.sector_size or SECTOR_SIZE_DEFAULT
+    if not disk.image.stores_geometry or geometry.sector_size != own_sector_size:
         return store_geometry(disk.image.hosts()[0], geometry)
     disk.set_geometry(geometry)
     forget_geometry(disk.image.hosts()[0])  # It would be believed before the header.
@@ -357,14 +365,20 @@ def partition_disk(disk: Disk, number: int) -> Slice:
         disk, partition.start_lba * unit, partition.sectors * unit,
         address=f"{disk.address}/p{number}",
     )
-    part.choice = _partition_geometry(part, disk)
+    part.choice = _partition_geometry(part, partition, disk)
     return part
 
 
-def _partition_geometry(part: Slice, disk: Disk) -> Choice | None:
-    """A partition has the heads and sectors of its disk, and as many whole cylinders as fit."""
+def _partition_geometry(part: Slice, partition: Partition, disk: Disk) -> Choice | None:
+    """A partition has the geometry that its table gives it, which an Amiga's does.
+
+    Else it has the heads and sectors of its disk, and as many whole cylinders as fit.
+    """
     if part.sectors == 0 or disk.choice is None:
         return None
+    own = partition.geometry
+    if own is not None and own.sector_size == disk.sector_size:
+        return replace(disk.choice, geometry=own, source=Source.RDB)
     whole = disk.choice.geometry
     cylinders = part.sectors // whole.sectors_per_cylinder
     if cylinders == 0:

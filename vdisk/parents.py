@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain as chained
 from itertools import islice
 from pathlib import Path
 
@@ -44,22 +45,63 @@ class _Chain:
     images: tuple[tuple[int, int], ...]
     allowed: tuple[Path, ...]
     lock: bool
+    writable: bool = False  # The next parent is to be.
 
 
-def opening(host: HostFile, allowed: tuple[Path, ...] = (), *, lock: bool = True) -> Opening:
+def opening(
+    host: HostFile,
+    allowed: tuple[Path, ...] = (),
+    *,
+    lock: bool = True,
+    writable_parent: bool = False,
+) -> Opening:
     """How the image in `host` opens what it names; `allowed` are folders besides its own.
 
-    `lock` says whether parents get a reader's lock.
+    `lock` says whether parents get a reader's lock; with `writable_parent` the nearest is opened
+    for writing, and gets a writer's.
     """
-    return _opening(host, _Chain((host.identity,), allowed, lock))
+    return _opening(host, _Chain((host.identity,), allowed, lock, writable_parent))
+
+
+def with_parent(how: Opening, parent: ImageDisk) -> Opening:
+    """How an image is opened that shall have this parent, whatever it says about one."""
+    return replace(how, open_parent=lambda reference: parent, any_state=True)
+
+
+def check_reachable(child: Path, parent: Path, allowed: tuple[Path, ...] = ()) -> None:
+    """Raise NotPermitted where `child` would not be allowed to lead to `parent` by its name."""
+    folder, real = Path(os.path.realpath(child)).parent, Path(os.path.realpath(parent))
+    if not _is_allowed(real, folder, allowed):
+        raise NotPermitted(
+            f"lies outside the folder of {child}", path=parent, hint=_allow_hint(str(real.parent))
+        )
 
 
 def _opening(host: HostFile, chain: _Chain) -> Opening:
-    return Opening(partial(_open_parent, host, chain), partial(_open_file, host, chain))
+    return Opening(
+        partial(_open_parent, host, chain), partial(_open_file, host, chain),
+        partial(_make_file, host),
+    )
 
 
 def _open_file(child: HostFile, chain: _Chain, name: str) -> HostFile:
     return _open_named(child, chain, name, writable=child.writable)
+
+
+def _make_file(image: HostFile, name: str) -> HostFile:
+    folder = _folder(image)
+    host = HostFile.create(folder / name, stat.S_IMODE(image.stat().st_mode))
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        host.path.unlink(missing_ok=True)
+        host.close()
+        raise HostError.of(error, "make durable", folder) from error
+    return host
 
 
 def _open_parent(child: HostFile, chain: _Chain, reference: ParentReference) -> ImageDisk:
@@ -78,26 +120,29 @@ def _open_parent(child: HostFile, chain: _Chain, reference: ParentReference) -> 
             raise InvalidFormat(
                 "is named as a parent, and is no image of a known format", path=host.path
             )
-        longer = replace(chain, images=(*chain.images, host.identity))
+        longer = replace(chain, images=(*chain.images, host.identity), writable=False)
         image = format_of(host, reference.format).open(host, _opening(host, longer))
     except BaseException:
         host.close()
         raise
-    return ImageDisk(image, address=str(host.path), sector_size=SECTOR, read_only=True)
+    return ImageDisk(
+        image, address=str(host.path), sector_size=SECTOR, read_only=not host.writable
+    )
 
 
 def _find(child: HostFile, chain: _Chain, reference: ParentReference) -> HostFile:
     """The open host file of the parent.  Raises the reason of the most promising name."""
     failure: DiskError | None = None
     looking = replace(chain, lock=False)  # Until it is known to be the parent.
-    for name in reference.paths or _neighbours(child, chain):
+    is_search = not reference.paths or reference.searched
+    for name in chained(reference.paths, _neighbours(child, chain) if is_search else ()):
         try:
             _check_match(child, looking, reference, name)
         except DiskError as error:
-            if reference.paths and (failure is None or isinstance(failure, NotFound)):
+            if name in reference.paths and (failure is None or isinstance(failure, NotFound)):
                 failure = error
             continue
-        return _open_named(child, chain, name, writable=False)
+        return _open_named(child, chain, name, writable=chain.writable)
     raise failure or NotFound(
         "its parent is in no folder that was looked into", path=child.path,
         hint=_allow_hint("the folder of its parent"),

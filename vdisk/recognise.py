@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vdisk.tables import Reader, guess_sector_size, is_boot_sector, read_table
+from vdisk.tables import Reader, Table, guess_sector_size, is_boot_sector, read_table
 from vdisk.tables.gpt import PRIMARY_LBA
 from vdisk.tables.gpt_header import SIGNATURE as GPT_SIGNATURE
+from vdisk.tables.rdb import find_rigid_disk
+from vdisk.tables.source import Source
 
 Spot = tuple[int, int]
 """(offset, length) of bytes that make something what it is."""
@@ -143,6 +145,16 @@ def _tables(disk: _Bytes, sector_size: int) -> Iterator[Found]:
         yield Found(name, (_MBR_SPOT, *spots))
     elif spots:
         yield Found("a GPT", spots)
+    yield from _rdb(disk, table, sector_size)
+
+
+def _rdb(disk: _Bytes, table: Table | None, sector_size: int) -> Iterator[Found]:
+    """An Amiga's, which another table in sector 0 may have made unseen."""
+    rigid_disk = find_rigid_disk(Source(disk.read, disk.size_bytes, sector_size))
+    if rigid_disk is not None:
+        shown = table is not None and table.kind == "rdb"
+        count = f" ({_count(len(table.partitions))})" if table is not None and shown else ""
+        yield Found(f"an Amiga RDB{count}", ((rigid_disk.lba * sector_size, 4),))
 
 
 def _count(partitions: int) -> str:

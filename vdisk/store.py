@@ -15,9 +15,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, NotPermitted, ReadOnly
+from vdisk.errors import (
+    DiskError,
+    Exists,
+    HostError,
+    InvalidArgument,
+    NotFound,
+    NotPermitted,
+    ReadOnly,
+)
 from vdisk.formats.raw import Raw
-from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS
+from vdisk.formats.registry import FORMATS, IMAGE_EXTENSIONS, is_part
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
 from vdisk.open import OpenOptions, image_disk, keep_format, keep_given_geometry, look_into
@@ -101,12 +109,17 @@ class Store(ABC):
 
     def space(self) -> Space:
         """Room on the file system that holds the store."""
-        try:
-            found = os.statvfs(self.source)
-        except OSError as error:
-            raise HostError.of(error, "measure the free space", self.source) from error
-        unit = found.f_frsize
-        return Space(found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit)
+        return space_in(self.source)
+
+
+def space_in(path: Path) -> Space:
+    """Room on the file system that holds `path`.  Raises HostError."""
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        raise HostError.of(error, "measure the free space", path) from error
+    unit = found.f_frsize
+    return Space(found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit)
 
 
 class ImageList(Store):
@@ -144,7 +157,8 @@ class FolderStore(Store):
     """A folder whose image files are the disks.
 
     A file is taken for an image by its extension, by a recorded format, or, with no extension at
-    all, by a size of whole sectors.  Hidden files never are.
+    all, by a size of whole sectors.  Hidden files never are, nor are files that by their names are
+    parts of an image in several files (the extents of a VMDK).
     """
 
     def __init__(self, folder: Path, options: OpenOptions, *, writable: bool) -> None:
@@ -206,10 +220,26 @@ class FolderStore(Store):
     def remove(self, name: str) -> None:
         path = self._path(name)
         self._check(name)
+        parts = self._parts(path)
         try:
             path.unlink()
+            for part in parts:
+                part.unlink(missing_ok=True)
         except OSError as error:
             raise HostError.of(error, "remove", path) from error
+
+    def _parts(self, path: Path) -> list[Path]:
+        """The other files of an image: those that it names and that are named after it.
+
+        An image that came from elsewhere may name anything in the folder.
+        """
+        try:
+            with look_into(path, writable=False, options=self._options, lock=False) as disk:
+                files = [host.path for host in disk.image.hosts()[1:]]
+        except DiskError:  # One that cannot be opened can be removed.
+            return []
+        return [each for each in files if is_part(each.name) and each.parent == path.parent
+                and each.name.startswith(f"{image_stem(path.name)}-")]  # fmt: skip
 
     def rename(self, old: str, new: str) -> Path:
         path = self._path(old)
@@ -291,7 +321,7 @@ def _host_name(name: str, extension: str) -> str:
 
 
 def _looks_like_image(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or is_part(entry.name):
         return False
     try:
         if not entry.is_file():

@@ -27,6 +27,7 @@ from vdisk.units import format_size
         "vdisk mount disk.img mnt               # mnt/disk, mnt/disk.p1, mnt/.vdisk/disk",
         "vdisk mount disks/ mnt                 # every image in it; a new file is a new disk",
         "vdisk mount -r a.img b.img mnt         # several images, for reading only",
+        "vdisk mount --snapshot disk.img mnt    # what is written is forgotten afterwards",
         "vdisk mount -o allow_other,uid=1000 disk.img mnt",
     )
 )
@@ -40,9 +41,13 @@ from vdisk.units import format_size
 @click.option("-d", "--debug", is_flag=True, help="Say what the kernel asks; stays, as -f does.")
 @click.option("-r", "--read-only", is_flag=True, help="Allow no changes; the same as -o ro.")
 @click.option(
+    "--snapshot", is_flag=True,
+    help="Leave the images as they are: what is written is forgotten when the mount ends.",
+)
+@click.option(
     "-o", "--options", "mount_options", metavar="OPTION,...", multiple=True,
     help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, server=, "
-    "nopassthrough, format=, chs=, sector-size=, profile=, and those that any mount has.",
+    "nopassthrough, snapshot, format=, chs=, sector-size=, profile=, and those that any mount has.",
 )
 @click.option(
     "--server", type=click.Choice(SERVERS), help="Which FUSE server carries the requests: our own, "
@@ -57,6 +62,7 @@ def mount(
     foreground: bool,
     debug: bool,
     read_only: bool,
+    snapshot: bool,
     mount_options: tuple[str, ...],
     server: str | None,
     pid_file: str | None,
@@ -70,6 +76,9 @@ def mount(
     """
     asked = _merged(parse_options(mount_options), options, read_only=read_only)
     asked.server = server or asked.server
+    asked.snapshot = asked.snapshot or snapshot
+    if asked.snapshot and (asked.read_only or create_size is not None):
+        raise click.UsageError("--snapshot excludes --create and read-only")
     request = Request(
         [Path(source) for source in sources], Path(mountpoint), asked,
         None if pid_file is None else Path(pid_file), debug,
@@ -134,8 +143,9 @@ def _create(request: Request, size: int) -> tuple[bool, str]:
     if path.is_dir():
         raise Exists("is a folder: no disk can be created in its place", path=path)
     with open_image(path, writable=False, options=options, lock=False) as disk:
-        there, wanted = disk.size, plan_new(size, options).size_bytes
-    if there != wanted:
+        there, wanted = disk.size, plan_new(path, size, options).size_bytes
+        unit = disk.image.size_unit
+    if there != -(-wanted // unit) * unit:
         raise Exists(
             f"exists, and is {format_size(there)} ({there} bytes) and not {wanted} bytes large",
             path=path,

@@ -62,7 +62,6 @@ class FuseMount:
             command = [_fusermount(self._mountpoint), "-u", "-q", "-z", "--", self._mountpoint]
             subprocess.run(command, capture_output=True, check=False)
 
-
     def _is_there(self) -> bool:
         """Whether our mount, whose connection is over, still is: it was aborted, not unmounted.
 

@@ -133,7 +133,7 @@ class KernelServer(Server):
                 raise _cannot_start(mountpoint, str(error)) from error
             self._device.reply(header.unique, body)
             again = self._agreed.again
-        _log.debug("FUSE 7.%d, %s", self._agreed.minor, self._agreed.flags)
+        _log.debug("INIT: FUSE 7.%d, %s", self._agreed.minor, self._agreed.flags.name)
 
     def _first_request(self, mountpoint: str) -> tuple[Header, Any]:
         poll = select.poll()

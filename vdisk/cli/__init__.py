@@ -20,6 +20,13 @@ COMMANDS: dict[str, Command] = {
         "vdisk.cli.partition:partition", "Show a disk's partition table, or change it."
     ),
     "resize": Command("vdisk.cli.resize:resize", "Make a disk larger or smaller."),
+    "convert": Command("vdisk.cli.convert:convert", "Copy a disk to one of another format."),
+    "compare": Command("vdisk.cli.compare:compare", "Say whether two disks hold the same."),
+    "check": Command("vdisk.cli.check:check", "Look for damage in an image, and repair it."),
+    "snapshot": Command("vdisk.cli.snapshot:snapshot", "Keep a disk's state, and go back to it."),
+    "commit": Command("vdisk.cli.commit:commit", "Write an overlay's changes into its parent."),
+    "rebase": Command("vdisk.cli.rebase:rebase", "Put another parent beneath an overlay."),
+    "compact": Command("vdisk.cli.compact:compact", "Give back space that a disk does not need."),
     "completion": Command("vdisk.cli.completion:completion", "Print a shell's completion script."),
 }
 """Each command's name, in the order of `vdisk --help`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from vdisk.cli.console import columns, note, warn
 from vdisk.cli.params import FILE, SIZE, address_argument, examples, image_options
 from vdisk.create import NewDisk, creatable_format, create_image, plan_disk
+from vdisk.geometry import Geometry
 from vdisk.open import NO_OPTIONS, OpenOptions, open_image
 from vdisk.units import format_size
 
@@ -24,7 +26,9 @@ from vdisk.units import format_size
         "vdisk create big.img --size 2T --sector-size 4096",
         "vdisk create disk.vdi --size 20G               # the format that the name means",
         "vdisk create disk.vdi --size 2G -o subformat=fixed",
+        "vdisk create disk.vhd --size 2G -o help        # what its format can be told",
         "vdisk create overlay.vdi --parent disk.vdi     # written to instead of it",
+        "vdisk create pc98.hdi --profile pc98-4         # the drive of a PC-98",
     )
 )
 @address_argument
@@ -94,24 +98,42 @@ def create_disk(
     parent: str | None = None,
 ) -> str:
     """Make a disk; the line that says what it is like.  Warns where no record can be kept."""
-    new = plan_new(size, options) if parent is None else plan_overlay(Path(parent), size, options)
+    if parent is None:
+        new = plan_new(path, size, options)
+    else:
+        new = plan_overlay(Path(parent), size, options)
     new = replace(new, options=given or {}, format=options.format)
     recorded = create_image(path, new)
-    if size is not None and new.size_bytes != size:
-        note(f"{path}: rounded up to whole sectors: {new.size_bytes} bytes")
+    size_bytes, geometry = made(path, new)
+    if size is not None and size_bytes != size:
+        unit = "sectors" if size_bytes == new.size_bytes else "cylinders"
+        note(f"{path}: rounded up to whole {unit}: {size_bytes} bytes")
     if not recorded:
         warn_unrecorded(path, new)
     return (
-        f"{path}: {format_size(new.size_bytes)}, geometry {new.geometry}, "
-        f"{new.geometry.sector_size} bytes per sector"
+        f"{path}: {format_size(size_bytes)}, geometry {geometry}, "
+        f"{geometry.sector_size} bytes per sector"
     )
 
 
-def plan_new(size: int | None, options: OpenOptions) -> NewDisk:
-    """The disk that these options ask for."""
+def made(path: Path, new: NewDisk) -> tuple[int, Geometry]:
+    """The size in bytes and the geometry of the disk that was made: a format may have chosen them.
+    """
+    options = replace(new.parent_options, format=new.format)
+    if new.parent is not None:
+        beneath = Path(os.path.realpath(new.parent)).parent
+        options = replace(options, allow_parent=(*options.allow_parent, beneath))
+    with open_image(path, writable=False, options=options) as disk:
+        stored = disk.image.header_geometry
+        return disk.size, stored or new.geometry
+
+
+def plan_new(path: Path, size: int | None, options: OpenOptions) -> NewDisk:
+    """The disk that these options ask for, as an image `path`."""
     return plan_disk(
         size_bytes=size, chs=options.chs, profile=options.profile,
         sector_size=options.sector_size,
+        usual_sector_size=creatable_format(path, options.format).sector_size,
     )
 
 

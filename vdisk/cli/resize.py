@@ -29,7 +29,8 @@ from vdisk.units import format_size, parse_size
 def resize(address: str, size: str, force: bool, options: OpenOptions) -> None:
     """Make the disk at ADDRESS as large as SIZE, +SIZE larger, or -SIZE smaller.
 
-    The size is rounded up to whole sectors. What is added reads as zeros. A disk is not shrunk
+    The size is rounded up to whole sectors, or cylinders where the format has nothing smaller. What
+    is added reads as zeros. A disk is not shrunk
     where data or a partition would be lost, unless --force says so. A geometry that was kept with
     the disk keeps its heads and sectors per track, and gets as many cylinders as fit.
     """
@@ -56,7 +57,8 @@ def _resize(path: Path, size: str, options: OpenOptions, *, force: bool) -> str:
 
 def _wanted(disk: ImageDisk, size: str) -> int:
     try:
-        return whole_sectors(new_size(size, disk.size), disk.sector_size)
+        wanted = whole_sectors(new_size(size, disk.size), disk.sector_size)
+        return -(-wanted // disk.image.size_unit) * disk.image.size_unit
     except InvalidArgument as error:
         error.path = disk.address
         raise

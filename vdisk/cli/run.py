@@ -7,6 +7,9 @@
 130   interrupted from the keyboard
 141   nobody reads standard output any more
 ====  ===========================================================================
+
+`compare` ends with 1 where two disks differ and 2 where that could not be told; `check` with 3
+where leaks are left and 4 where a corruption is.  What SIGTERM or SIGHUP ends is 128 + its number.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vdisk.errors import Unsupported
 from vdisk.extent import Extent, Host, Kind
-from vdisk.geometry import Geometry
+from vdisk.geometry import Geometry, cover
 from vdisk.host import HostFile
 from vdisk.plan import Plan
 
@@ -46,6 +46,18 @@ class Problem:
     repair: Plan | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state of the disk that its own image keeps, by the name its user gave it.
+
+    `size` is the disk's size then, in bytes; `created` seconds since 1970, None where unknown.
+    """
+
+    name: str
+    size: int
+    created: float | None = None
+
+
 class ImageFormat(ABC):
     """One open image: its tables and nothing else.
 
@@ -59,6 +71,12 @@ class ImageFormat(ABC):
     stores_geometry: ClassVar[bool] = False
     """Whether `plan_geometry` writes a geometry into the header; else it is kept beside it."""
 
+    geometry_is_size: ClassVar[bool] = False
+    """Whether the header's geometry says how large the disk is: resizing writes it as well."""
+
+    size_unit: int = 1
+    """The disk's size is a multiple of so many bytes, besides being whole sectors."""
+
     frees_on_discard: ClassVar[bool] = False
     """Whether `plan_discard` is asked about DATA as well; else that is punched in place."""
 
@@ -66,6 +84,9 @@ class ImageFormat(ABC):
     header_geometry: Geometry | None = None
     sector_size: int | None = None
     parent: ImageDisk | None = None
+
+    unwritable: str | None = None
+    """Why the image is only read, however it was opened ("is …"); None where it can be written."""
 
     # Where bytes are
 
@@ -135,6 +156,13 @@ class ImageFormat(ABC):
         """
         raise Unsupported(f"{self.name} stores no geometry", path=self.hosts()[0].path)
 
+    def fitted_geometry(self, geometry: Geometry, size: int) -> Geometry | None:
+        """What becomes of the disk's `geometry` when it is `size` bytes large: what is stored then.
+
+        The same heads and sectors per track, and the cylinders that fit; None where none does.
+        """
+        return cover(size, geometry.heads, geometry.sectors_per_track, geometry.sector_size)
+
     def plan_first_write(self) -> Plan | None:
         """What must be in the host before anything of the image is changed: in-use marks."""
         return None
@@ -149,6 +177,57 @@ class ImageFormat(ABC):
     def plan_close(self) -> Plan | None:
         """The end of writing: what waits in memory, reservations given back, marks cleared."""
         return None
+
+    # Overlays
+
+    def plan_parent(
+        self, parent: ImageDisk | None, name: str | None, *, any_state: bool = False
+    ) -> Plan:
+        """Record `parent`, in the state it is in now, as the disk beneath; None: there is none.
+
+        With `any_state` it may be written to from now on, where the format can say so.  `name` is
+        its path from the image's own folder.  Nothing waits in memory (`plan_flush`), and
+        the image is asked nothing more afterwards.  What it reads as then is the caller's care.
+        Raises InvalidArgument for a parent that the format cannot have.
+        """
+        raise Unsupported(f"a {self.name} image has no parent", path=self.hosts()[0].path)
+
+    def creation_options(self) -> dict[str, str]:
+        """The options (`-o`) that make an image like this one where their defaults do not."""
+        return {}
+
+    # Giving space back
+
+    def plan_compact(self) -> Plan | None:
+        """One step towards a file with nothing in it that is not in use; None: there is no more.
+
+        Zeros in the disk have been discarded.  Each step leaves less to do, or the next is None.
+        """
+        return None
+
+    # Snapshots inside the image
+
+    def snapshots(self) -> list[Snapshot]:
+        """Those there are, the oldest first.  Unsupported where the format keeps none."""
+        raise self._keeps_none()
+
+    def plan_snapshot(self, name: str) -> Plan:
+        """Keep the disk's present state as `name`.  Raises Exists, InvalidArgument."""
+        raise self._keeps_none()
+
+    def plan_apply_snapshot(self, name: str) -> Plan:
+        """Make the disk what it was at `name`, which stays.  Raises NotFound."""
+        raise self._keeps_none()
+
+    def plan_delete_snapshot(self, name: str) -> Plan:
+        """Forget `name`, and give back what only it needed.  Raises NotFound."""
+        raise self._keeps_none()
+
+    def _keeps_none(self) -> Unsupported:
+        return Unsupported(
+            f"a {self.name} image keeps no snapshots of its own", path=self.hosts()[0].path,
+            hint="to go on in a new file, and leave this as it is: vdisk snapshot --to",
+        )
 
     # What it is like
 
@@ -167,13 +246,18 @@ class ImageFormat(ABC):
 
     def beneath(self, offset: int, length: int) -> Iterator[Extent]:
         """The map of a range that this image does not hold: the parent's bytes, then zeros."""
-        end = offset + length
-        if self.parent is not None and offset < self.parent.size:
-            middle = min(end, self.parent.size)
-            yield Extent(offset, middle - offset, Kind.PARENT, self.parent, offset)
-            offset = middle
-        if offset < end:
-            yield Extent(offset, end - offset, Kind.ZERO)
+        return beneath(self.parent, offset, length)
+
+
+def beneath(parent: ImageDisk | None, offset: int, length: int) -> Iterator[Extent]:
+    """The map of a range of `parent` and past its end: its bytes, then zeros."""
+    end = offset + length
+    if parent is not None and offset < parent.size:
+        middle = min(end, parent.size)
+        yield Extent(offset, middle - offset, Kind.PARENT, parent, offset)
+        offset = middle
+    if offset < end:
+        yield Extent(offset, end - offset, Kind.ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +266,16 @@ class ParentReference:
 
     `paths` are the names it gives, tried in order and taken from the child's folder; a format's own
     way of writing (file URLs, Windows paths) is translated by the format.  Where there are none,
-    all images in that folder are candidates.  Only a host file for which `matches` holds is the
-    parent: it looks at the header, and takes any file.  `format` is the parent's format as the
-    child records it, None where it records none: then its signature tells, and it is never raw.
+    or none is the parent and it is to be `searched`, all images in that folder are candidates.
+    Only a host file for which `matches` holds is the parent: it looks at the header, and takes any
+    file.  `format` is the parent's format as the child records it, None where it records none: then
+    its signature tells, and it is never raw.
     """
 
     paths: tuple[str, ...] = ()
     format: str | None = None
     matches: Callable[[HostFile], bool] | None = None
+    searched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +285,16 @@ class Opening:
     `open_parent` opens what a reference names, read-only, and raises NotFound, NotPermitted (it
     lies outside the folders that are allowed), Corrupt (a loop, too deep) and what opening raises.
     `open_file` opens another file that the image names as its own, in its own folder, writable
-    where the image is; it raises the same.  An opener that raises closes what it has opened by
-    these; once the image is open, its disk closes `hosts()` and `parent`.
+    where the image is; it raises the same.  `make_file` makes another such file, empty and locked,
+    whose name outlives a loss of power; it raises Exists and HostError.  An opener that raises
+    closes what it has opened by these; once the image is open, its disk closes `hosts()` and
+    `parent`.  With `any_state` the parent is taken whatever state the child says it was in.
     """
 
     open_parent: Callable[[ParentReference], ImageDisk]
     open_file: Callable[[str], HostFile]
+    make_file: Callable[[str], HostFile]
+    any_state: bool = False
 
 
 def problem_limit(problems: Iterator[Problem], count_max: int = 10_000) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,23 @@ class Creation:
                 f"{name}={self.options[name]} is not a power of two", path=self.host.path
             )
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a disk: `data` from guest byte `offset` on.  They are good until the next is read.
+    """
+
+    offset: int
+    data: memoryview
+
+
+CompressedWriter = Callable[[Creation, Iterator[Piece]], None]
+"""Writes a whole image whose data are compressed.
+
+The pieces are all that the disk holds but zeros, in order.  Each begins at a multiple of 64 KiB,
+ends at one or at the disk's end, and lies in one MiB.
+"""
 
 
 def settle_options(

@@ -10,16 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from vdisk.errors import InvalidArgument, Unsupported
 from vdisk.formats.base import ImageFormat, Opening
-from vdisk.formats.creation import Creation, Option
+from vdisk.formats.creation import CompressedWriter, Creation, Option
+from vdisk.formats.headed import opener
+from vdisk.formats.headed_create import creator
+from vdisk.formats.headed_layouts import FDI, HDI, HDX, NHD, SLH, THD, VIRTUAL98, Layout
+from vdisk.formats.parallels import Parallels, open_parallels
 from vdisk.formats.qcow2.create import QCOW2_OPTIONS, create_qcow2
 from vdisk.formats.qcow2.image import Qcow2
 from vdisk.formats.qcow2.opening import open_qcow2
+from vdisk.formats.qed import Qed, open_qed
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
 from vdisk.formats.vdi_create import VDI_OPTIONS, create_vdi
+from vdisk.formats.vhd import Vhd, open_vhd
+from vdisk.formats.vhd_create import VHD_OPTIONS, create_vhd
+from vdisk.formats.vmdk import Vmdk
+from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
+from vdisk.formats.vmdk_descriptor import is_extent_name
+from vdisk.formats.vmdk_open import open_vmdk
 from vdisk.host import HostFile
 from vdisk.record import FORMAT_ATTRIBUTE, stored_format
 
@@ -30,6 +42,10 @@ class Format:
 
     `create` is None where it is not made here.  `extensions` are the file names that mean it when
     a disk is created.  `stores_geometry` as the format's own: else it is kept beside the image.
+    `is_part` tells the names of files that are parts of an image and none themselves.
+    `sector_size` is that of a new disk where none is asked for.  `unsigned`: nothing in the file
+    tells the format, so that a file of one of its extensions is taken for it.  `write_compressed`
+    writes a whole image of compressed data, None where the format has none.
     """
 
     name: str
@@ -39,12 +55,26 @@ class Format:
     options: tuple[Option, ...] = ()
     stores_geometry: bool = False
     overlays: bool = False
+    is_part: Callable[[str], bool] = lambda name: False
+    sector_size: int | None = None
+    unsigned: bool = False
+    write_compressed: CompressedWriter | None = None
+
+
+def _headed(layout: Layout, extension: str | None = None) -> Format:
+    """The format of images whose header says the geometry."""
+    extensions = () if extension is None else (extension,)
+    return Format(
+        layout.name, opener(layout), creator(layout), extensions, stores_geometry=True,
+        sector_size=layout.sector_sizes[0] if len(layout.sector_sizes) == 1 else None,
+        unsigned=not layout.magic,
+    )  # fmt: skip
 
 
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
-        Format(Raw.name, open_raw, create_raw),
+        Format(Raw.name, open_raw, create_raw, unsigned=True),
         Format(
             Qcow2.name, open_qcow2, create_qcow2, (".qcow2",), QCOW2_OPTIONS, overlays=True,
         ),
@@ -52,43 +82,89 @@ FORMATS: dict[str, Format] = {
             Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
             stores_geometry=True, overlays=True,
         ),
+        Format(
+            Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
+            stores_geometry=True, overlays=True, is_part=is_extent_name,
+        ),
+        Format(Parallels.name, open_parallels),
+        Format(Qed.name, open_qed),
+        Format(
+            Vhd.name, open_vhd, create_vhd, (".vhd",), VHD_OPTIONS,
+            stores_geometry=True, overlays=True,
+        ),
+        # The same, where the user knows better than the creator's rule how large it is.
+        Format("vhd-chs", partial(open_vhd, rule="chs"), stores_geometry=True),
+        Format("vhd-current", partial(open_vhd, rule="current"), stores_geometry=True),
+        _headed(HDI, ".hdi"),
+        _headed(FDI, ".fdi"),
+        _headed(NHD, ".nhd"),
+        _headed(THD, ".thd"),
+        _headed(VIRTUAL98),  # Its .hdd is also what others call a raw image.
+        _headed(SLH, ".slh"),
+        _headed(HDX, ".hdx"),
     )
 }  # fmt: skip
 """Each format by its name."""
 
+
+def is_part(name: str) -> bool:
+    """Whether a file of that name is a part of an image in several files, and none itself."""
+    return any(entry.is_part(name) for entry in FORMATS.values())
+
+
 IMAGE_EXTENSIONS = (
     ".img", ".raw", ".ima", ".image", ".dd", ".dsk", ".flp", ".vfd", ".hdd", ".hda", ".hdf",
     ".vhd", ".vhdx", ".vdi", ".vmdk", ".qcow2", ".qcow", ".qed", ".hds", ".hdi", ".nhd", ".thd",
-    ".fdi", ".adf", ".bin", ".iso",
+    ".fdi", ".slh", ".hdx", ".adf", ".bin", ".iso",
 )  # fmt: skip
 """File name extensions by which a file in a folder is taken for an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    offset: int  # From the file's start; negative: from its end.
+    """`magic` at a byte offset from the file's start, or, negative, from its end.
+
+    `hint` is what to do with an image that this version does not open.
+    """
+
+    offset: int
     magic: bytes
     format: str
-    tool: str = "qemu-img convert -O raw"
+    hint: str = "convert it: qemu-img convert -O raw"
+    unless_bootable: bool = False
 
 
 _SIGNATURES = (
     _Signature(0, b"QFI\xfb", "qcow2"),
     _Signature(0, b"vhdxfile", "vhdx"),
     _Signature(0, b"conectix", "vhd"),
-    _Signature(-512, b"conectix", "vhd"),
     _Signature(0x40, b"\x7f\x10\xda\xbe", "vdi"),
     _Signature(0, b"KDMV", "vmdk"),
     _Signature(0, b"COWD", "vmdk"),
     _Signature(0, b"# Disk DescriptorFile", "vmdk"),
+    _Signature(0, b"\xbe\xba\xfe\xca\0\0\0\0", "vmdk"),
     _Signature(0, b"QED\0", "qed"),
     _Signature(0, b"WithoutFreeSpace", "parallels"),
     _Signature(0, b"WithouFreSpacExt", "parallels"),
-    _Signature(0, b"T98HDDIMAGE.R0\0", "nhd", "a PC-98 emulator"),
-    _Signature(0, b"VHD1.00\0", "virtual98", "a PC-98 emulator"),
-    _Signature(0, b"EVF\x09\x0d\x0a\xff\0", "ewf", "ewfmount"),
-    _Signature(-512, b"koly", "dmg", "dmg2img"),
-)
+    _Signature(0, NHD.magic, "nhd"),
+    _Signature(0, VIRTUAL98.magic, "virtual98"),
+    _Signature(0, SLH.magic, "slh"),
+    _Signature(0, HDX.magic, "hdx"),
+    _Signature(0, b"Bochs Virtual HD Image\0", "bochs"),
+    _Signature(0, b"#!/bin/sh\n#V2.0 Format\n", "cloop"),
+    _Signature(0, b"EVF\x09\x0d\x0a\xff\0", "ewf (E01)", "mount it: ewfmount"),
+    _Signature(0, b"LVF\x09\x0d\x0a\xff\0", "ewf (L01)", "look into it: ewfmount -f files"),
+    _Signature(0, b"EVF2\x0d\x0a\x81\0", "ewf (Ex01)", "mount it: ewfmount"),
+    _Signature(0, b"AFF10\x0d\x0a\0", "aff", "mount it: affuse"),
+    _Signature(0, b"MEDIA DESCRIPTOR\x01", "mds", "convert its .mdf: mdf2iso"),
+    _Signature(0, b"\0" + 10 * b"\xff" + b"\0", "raw CD (CloneCD, BIN/CUE)",
+               "convert it: ccd2iso, or bchunk where it has a cue sheet"),
+    _Signature(0x8001, b"CD001", "iso9660", "mount it: mount -o loop,ro", unless_bootable=True),
+    # The last sector of an image is often the guest's: it is believed last.
+    _Signature(-512, b"conectix", "vhd"),
+    _Signature(-511, b"conectix", "vhd"),
+    _Signature(-512, b"koly", "dmg", "convert it: dmg2img, or qemu-img convert -O raw"),
+)  # fmt: skip
 
 
 def open_format(host: HostFile, opening: Opening, given: str | None = None) -> ImageFormat:
@@ -123,7 +199,10 @@ def format_of(host: HostFile, given: str | None = None) -> Format:
 
 
 def _recognised(host: HostFile) -> Format:
-    """By the file's own signature; raw where it has none."""
+    """By the file's name, where the format has no signature; by its signature; else raw."""
+    named = _by_name(host)
+    if named is not None:
+        return named
     found = signature(host)
     if found is None:
         return FORMATS[Raw.name]
@@ -132,8 +211,15 @@ def _recognised(host: HostFile) -> Format:
     raise Unsupported(
         f"is a {found.format} image, which this version does not open",
         path=host.path,
-        hint=f"convert it ({found.tool}), or use its bytes as they are with --format raw",
+        hint=f"{found.hint}; or use its bytes as they are with --format raw",
     )
+
+
+def _by_name(host: HostFile) -> Format | None:
+    """Before any signature: a guest could write one into its last sector."""
+    extension = host.path.suffix.lower()
+    unsigned = (entry for entry in FORMATS.values() if entry.unsigned)
+    return next((entry for entry in unsigned if extension in entry.extensions), None)
 
 
 def signature(host: HostFile) -> _Signature | None:
@@ -144,5 +230,7 @@ def signature(host: HostFile) -> _Signature | None:
         if offset < 0 or offset + len(candidate.magic) > size:
             continue
         if host.read(offset, len(candidate.magic)) == candidate.magic:
+            if candidate.unless_bootable and host.read(510, 2) == b"\x55\xaa":
+                continue  # A CD that is a disk as well: it has a partition table.
             return candidate
     return None

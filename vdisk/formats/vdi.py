@@ -29,10 +29,11 @@ from uuid import UUID, uuid4
 
 from vdisk.errors import Corrupt, DiskError, InvalidArgument
 from vdisk.extent import Extent, Host, Kind
-from vdisk.formats import vdi_check, vdi_resize
+from vdisk.formats import vdi_check, vdi_compact, vdi_resize
 from vdisk.formats.base import ImageFormat, Opening, ParentReference, Problem
 from vdisk.formats.table import Table
 from vdisk.formats.vdi_census import Census, take_census
+from vdisk.formats.vdi_create import linkage_to
 from vdisk.formats.vdi_header import FREE, HEADER_SIZE, ZERO, VdiHeader, VdiType
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile
@@ -266,6 +267,27 @@ class Vdi(ImageFormat):
     def plan_resize(self, size: int) -> Plan:
         return vdi_resize.plan_resize(self, size)
 
+    def plan_parent(
+        self, parent: ImageDisk | None, name: str | None, *, any_state: bool = False
+    ) -> Plan:
+        """A VDI image knows its parent by its identity, not by its name."""
+        linkage, state = linkage_to(parent)
+        if any_state:
+            state = UUID(int=0)
+        kind = self.header.type
+        if parent is not None:
+            kind = VdiType.DIFFERENCING
+        elif kind is VdiType.DIFFERENCING:
+            kind = VdiType.DYNAMIC
+        header = replace(self.header, type=kind, linkage=linkage, parent_modify=state)
+        return self.put_header(header, sync=True)
+
+    def creation_options(self) -> dict[str, str]:
+        return {"block-size": str(self.header.block_size)}
+
+    def plan_compact(self) -> Plan | None:
+        return vdi_compact.plan_compact(self)
+
     # What it is like
 
     def check(self) -> Iterator[Problem]:
@@ -298,16 +320,24 @@ def open_vdi(host: HostFile, opening: Opening) -> Vdi:
         parent = opening.open_parent(
             ParentReference(format=Vdi.name, matches=lambda other: _is_image(other, header.linkage))
         )
-        assert isinstance(parent.image, Vdi)
-        state = parent.image.header.modify
-        if header.parent_modify.int and header.parent_modify != state:
+        try:
+            _check_state(host, header, parent, opening)
+        except BaseException:
             parent.close()
-            raise Corrupt(
-                f"its parent {parent.address} was written to after this overlay was made: "
-                "what both say together is nobody's disk",
-                path=host.path,
-            )
+            raise
     return Vdi(host, header, parent)
+
+
+def _check_state(host: HostFile, header: VdiHeader, parent: ImageDisk, opening: Opening) -> None:
+    """Raise Corrupt where the parent was written to after the child was made."""
+    _, state = linkage_to(parent)
+    if opening.any_state or not header.parent_modify.int or header.parent_modify == state:
+        return
+    raise Corrupt(
+        f"its parent {parent.address} was written to after this overlay was made: "
+        "what both say together is nobody's disk",
+        path=host.path, hint="to take them as they are all the same: vdisk rebase --unsafe",
+    )
 
 
 def _is_image(host: HostFile, uuid: UUID) -> bool:

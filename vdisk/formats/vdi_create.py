@@ -21,6 +21,7 @@ from vdisk.units import MIB, SECTOR
 
 if TYPE_CHECKING:
     from vdisk.formats.vdi import Vdi
+    from vdisk.image_disk import ImageDisk
 
 _TYPES = {"dynamic": VdiType.DYNAMIC, "fixed": VdiType.FIXED}
 _MAP_OFFSET = MIB  # As VirtualBox does: map and data each begin at a whole MiB.
@@ -66,7 +67,7 @@ def _header(creation: Creation) -> VdiHeader:
             hint=f"with blocks of {block_size} bytes it is at most {BLOCKS_MAX * block_size}",
         )
     kind = _TYPES[creation.options["subformat"]]
-    linkage, parent_modify = _parent(creation)
+    linkage, parent_modify = linkage_to(creation.parent)
     if creation.parent is not None:
         if kind is VdiType.FIXED:
             raise InvalidArgument("an overlay is never fixed", path=creation.host.path)
@@ -79,14 +80,17 @@ def _header(creation: Creation) -> VdiHeader:
     )
 
 
-def _parent(creation: Creation) -> tuple[UUID, UUID]:
-    """The identity of the parent and that of its state; zeros where there is none."""
-    if creation.parent is None:
+def linkage_to(parent: ImageDisk | None) -> tuple[UUID, UUID]:
+    """The identity of a parent and that of its state; zeros where there is none.
+
+    Raises InvalidArgument for one that is no VDI image.
+    """
+    if parent is None:
         return UUID(int=0), UUID(int=0)
-    if creation.parent.image.name != "vdi":
+    if parent.image.name != "vdi":
         raise InvalidArgument(
-            "a VDI overlay needs a VDI image beneath it", path=creation.parent.address,
+            "a VDI overlay needs a VDI image beneath it", path=parent.address,
             hint="convert it to VDI first, or choose another format for the overlay",
         )
-    header = cast("Vdi", creation.parent.image).header
+    header = cast("Vdi", parent.image).header
     return header.create, header.modify

@@ -172,10 +172,14 @@ def _shrink(vdi: Vdi, size: int, blocks: int) -> Plan:
     census = vdi.census
     if census.used_places < census.end:
         return close_gaps(vdi)
-    smaller = replace(header, size=size, blocks=blocks, allocated=census.end)
-    end = header.data_offset + census.end * header.block_size
+    return cut_off(vdi, replace(header, size=size, blocks=blocks, allocated=census.end))
+
+
+def cut_off(vdi: Vdi, header: VdiHeader) -> Plan:
+    """Go by a header that allocates no more than is in use, and cut off what is behind that."""
+    end = header.data_offset + header.allocated * header.block_size
     cut = () if vdi.host.is_block else (Truncate(vdi.host, end),)
-    return _switch(vdi, (), smaller, *cut)
+    return _switch(vdi, (), header, *cut)
 
 
 def _drop(vdi: Vdi, blocks: int) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vdisk.errors import Corrupt, InvalidArgument, NotFound
+from vdisk.errors import Corrupt, InvalidArgument, NotFound, Unsupported
 from vdisk.partitioning.draft import Draft, Target, ranges
 from vdisk.partitioning.edits import Edits
 from vdisk.partitioning.gpt_draft import GptDraft
@@ -57,6 +57,11 @@ def _draft(
         return _new_draft(target, edits, found)
     if old is None:
         raise NotFound("has no partition table", hint="make one: --table gpt, or --table mbr")
+    if old.kind == "rdb":
+        raise Unsupported(
+            "has an Amiga RDB, which is read here and not changed",
+            hint="parted changes it; --table makes another in its place",
+        )
     return MbrDraft(target) if old.kind == "mbr" else GptDraft.of(target)
 
 

@@ -1,4 +1,4 @@
-"""Partition tables: reading the MBR or GPT of a disk.
+"""Partition tables: reading the MBR, the GPT or the Amiga RDB of a disk.
 
     scan = read_table(read, size_bytes, sector_size)
     scan.slices      the partitions that are given as disks of their own
@@ -7,11 +7,12 @@
 
 No disk is needed, only a `Reader`.  Whatever the bytes are, the answer is a `Scan`, in bounded time
 and memory; nothing here raises because of what a guest wrote, and only errors of the reader itself
-pass through.  What the rules are is told in `mbr`, `ebr`, `gpt` and `soundness`.
+pass through.  What the rules are is told in `mbr`, `ebr`, `gpt`, `rdb` and `soundness`.
 """
 
 from __future__ import annotations
 
+from vdisk.chs import Geometry
 from vdisk.tables.gpt import PRIMARY_LBA, gpt_table, unused_header
 from vdisk.tables.gpt_header import Copy, read_copy
 from vdisk.tables.mbr import BootRecord, is_boot_sector, is_mbr, mbr_table, read_boot_record
@@ -24,6 +25,7 @@ from vdisk.tables.partition import (
     Table,
     TableKind,
 )
+from vdisk.tables.rdb import find_rigid_disk, rdb_table
 from vdisk.tables.source import Source
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "TableKind",
     "guess_sector_size",
     "is_boot_sector",
+    "rdb_geometry",
     "read_table",
 ]
 
@@ -62,7 +65,7 @@ def _find(source: Source) -> Table | None:
         return _with_unused_gpt(source, mbr_table(source, record))
     if record is not None and is_boot_sector(record.sector):
         return None
-    return _unannounced_gpt(source)
+    return rdb_table(source) or _unannounced_gpt(source)
 
 
 def _protected(source: Source, record: BootRecord) -> Table | None:
@@ -98,8 +101,20 @@ def _unannounced_gpt(source: Source) -> Table | None:
     return Table("gpt", header.disk_guid, problems=(problem,))
 
 
+def rdb_geometry(read: Reader, size_bytes: int, sector_size: int) -> Geometry | None:
+    """The geometry that the disk's RDB gives it, None where it has none or another table counts."""
+    source = Source(read, size_bytes, sector_size)
+    record = read_boot_record(source)
+    if record is not None and (
+        record.protective or is_mbr(record, source.sectors) or is_boot_sector(record.sector)
+    ):
+        return None
+    disk = find_rigid_disk(source)
+    return None if disk is None else disk.geometry
+
+
 def guess_sector_size(read: Reader, size_bytes: int) -> int | None:
-    """The sector size, in bytes, at which the disk has a GPT; None if it has none at any.
+    """The sector size, in bytes, at which the disk has a GPT or an RDB; None if it has none at any.
 
     A GPT's header is at LBA 1 or at the last LBA and names its own LBA, so where it is tells the
     size of a sector: 512, 1024, 2048 or 4096.  A copy that is sound with its entries is believed
@@ -110,9 +125,21 @@ def guess_sector_size(read: Reader, size_bytes: int) -> int | None:
     backups = [
         (source.sector_size, read_copy(source, max(source.sectors - 1, 0))) for source in sources
     ]
-    return _first(primaries, sound=True) or _first(backups, sound=True) or _first(
-        primaries + backups, sound=False
+    return (
+        _first(primaries, sound=True)
+        or _first(backups, sound=True)
+        or _rdb_sector_size(sources)
+        or _first(primaries + backups, sound=False)
     )
+
+
+def _rdb_sector_size(sources: list[Source]) -> int | None:
+    """An RDB is in one of the first blocks, and says how large they are."""
+    for source in sources:
+        disk = find_rigid_disk(source)
+        if disk is not None and disk.block_bytes == source.sector_size:
+            return source.sector_size
+    return None
 
 
 def _first(copies: list[tuple[int, Copy]], *, sound: bool) -> int | None:

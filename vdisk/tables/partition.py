@@ -1,4 +1,4 @@
-"""What a partition table says: plain values, the same for MBR and GPT.
+"""What a partition table says: plain values, the same for MBR, GPT and RDB.
 
 A `Partition` is listed even where it makes no sense, so that a person can see what is wrong; its
 `problem` then says why it is not given as a slice.  Ranges are half-open and in sectors of the
@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from vdisk.chs import Geometry
+
 Reader = Callable[[int, int], bytes]
 """`read(offset, length)` gives exactly `length` bytes of the disk; never asked past its end."""
 
 Region = tuple[int, int]
 """A half-open range of bytes of the disk, `(start, end)`."""
 
-TableKind = Literal["mbr", "gpt"]
+TableKind = Literal["mbr", "gpt", "rdb"]
 PartitionKind = Literal["primary", "extended", "logical"]
 
 
@@ -29,14 +31,19 @@ class Partition:
     logical ones count from 5 in the order of their chain; a GPT's entries count from 1.  The
     partition is the half-open range `[start_lba, start_lba + sectors)`.
 
-    `type` is "0x83" for an MBR and an upper-case GUID for a GPT; `type_name` is what people call
-    it, "" when not known here.  `name` is the one a GPT stores ("" for an MBR): whatever a guest
-    wrote there, so a consumer makes it printable.  `bootable` is the MBR's 0x80 flag or the GPT's
-    legacy BIOS bootable attribute.  `uuid` is the PARTUUID: a GPT's unique GUID in upper case, or
-    an MBR's "<disk signature>-<number>" in hexadecimal, "" where the disk has no signature.
+    `type` is "0x83" for an MBR, an upper-case GUID for a GPT, and "0x444f5303" for an RDB, whose
+    types are three letters and a number, here "DOS" and 3; `type_name` is what people call it, ""
+    when not known here.  `name` is the one a GPT or an RDB stores ("" for an MBR): whatever a guest
+    wrote there, so a consumer makes it printable.  `bootable` is the MBR's 0x80 flag, the GPT's
+    legacy BIOS bootable attribute, or the RDB's flag.  `uuid` is the PARTUUID: a GPT's unique GUID
+    in upper case, or an MBR's "<disk signature>-<number>" in hexadecimal, "" where the disk has no
+    signature.
 
     `attributes` are a GPT's 64 attribute bits (0 for an MBR); `start_chs` and `end_chs` are an
     MBR's packed three-byte tuples as they are stored (empty for a GPT).
+
+    `geometry` is the one that an RDB gives each of its partitions, None for the others, which have
+    their disk's heads and sectors.
 
     `problem` says why it is not given as a slice, and is None where it is sound.
     """
@@ -53,6 +60,7 @@ class Partition:
     attributes: int = 0
     start_chs: bytes = b""
     end_chs: bytes = b""
+    geometry: Geometry | None = None
     problem: str | None = None
 
     @property
@@ -71,8 +79,8 @@ class Table:
     """A partition table.
 
     `disk_id` is as sfdisk prints it: "0x1234abcd" or an upper-case GUID; "" where none could be
-    read.  `partitions` are in the order of their numbers, empty slots left out.  `problems` are
-    about the table itself, one sentence each: a damaged copy, a loop, a hybrid MBR.
+    read, and for an RDB.  `partitions` are in the order of their numbers, empty slots left out.
+    `problems` are about the table itself, one sentence each: a damaged copy, a loop, a hybrid MBR.
     """
 
     kind: TableKind

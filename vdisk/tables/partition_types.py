@@ -193,6 +193,31 @@ _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,2})")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+_DOS_NAMES = {
+    0: "Amiga OFS", 1: "Amiga FFS", 2: "Amiga OFS-INTL", 3: "Amiga FFS-INTL", 4: "Amiga OFS-DC",
+    5: "Amiga FFS-DC", 6: "Amiga OFS-LNFS", 7: "Amiga FFS-LNFS",
+}  # fmt: skip
+_RDB_NAMES = {
+    b"LNX": "Linux", b"SWP": "Linux swap", b"NBR": "NetBSD root", b"NBU": "NetBSD",
+    b"NBS": "NetBSD swap", b"PFS": "PFS", b"PDS": "PFS", b"SFS": "SmartFileSystem",
+    b"muF": "MultiUser FFS", b"UNI": "Amiga UNIX", b"CDF": "CD file system",
+}  # fmt: skip
+
+
+def rdb_type_name(dos_type: int) -> str:
+    """What people call the type of an Amiga's partition, its four letters where that is not known.
+
+    Its first three bytes name the file system and the last one the variant.
+    """
+    letters, variant = dos_type.to_bytes(4, "big")[:3], dos_type & 0xFF
+    if letters == b"DOS" and variant in _DOS_NAMES:
+        return _DOS_NAMES[variant]
+    if letters in _RDB_NAMES:
+        return _RDB_NAMES[letters]
+    text = letters.decode("latin-1")
+    return f"{text}\\{variant}" if text.isprintable() and text.isascii() else ""
+
+
 def parse_mbr_type(text: str) -> int:
     """The MBR type, 0 to 255, that `text` stands for: an alias, hexadecimal digits, or a name.
 
