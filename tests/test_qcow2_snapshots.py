@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from operator import contains
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import settings
@@ -24,6 +26,7 @@ from recording import FailingHost, RecordingHost
 from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, ReadOnly, Unsupported
 from vdisk.formats.base import ProblemKind
+from vdisk.formats.qcow2.header import Incompatible
 from vdisk.formats.qcow2.snapshots import (
     apply_snapshot,
     create_snapshot,
@@ -32,6 +35,9 @@ from vdisk.formats.qcow2.snapshots import (
 )
 from vdisk.image_disk import ImageDisk
 from vdisk.open import open_host, open_image
+
+if TYPE_CHECKING:
+    from vdisk.formats.qcow2.image import Qcow2
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 2 * MIB
@@ -217,6 +223,13 @@ def test_what_cannot_be_taken_or_found_is_refused_and_changes_nothing(tmp_path: 
     create(with_data, MIB, "data-file=w.raw")
     with open_image(with_data, writable=True) as disk, pytest.raises(Unsupported, match="data f"):
         create_snapshot(disk, "new")
+    with open_image(other, writable=True) as disk:  # As one that claims both would be.
+        image = cast("Qcow2", disk.image)
+        flags = image.header.incompatible | Incompatible.DATA_FILE
+        image.header = replace(image.header, incompatible=flags)
+        for change_one in (apply_snapshot, delete_snapshot):
+            with pytest.raises(Unsupported, match="data file"):
+                change_one(disk, "taken")
     done("create", tmp_path / "r.img", "--size", "1M")
     with open_image(tmp_path / "r.img", writable=True) as disk, pytest.raises(Unsupported):
         create_snapshot(disk, "new")

@@ -41,6 +41,7 @@ from vdisk.requests import Discard, Request, Write, Zero
 
 _log = logging.getLogger(__name__)
 
+_LOOK_MAX = 1 << 30  # A request of a terabyte is not mapped to its end for each of its plans.
 _CHUNK = 1 << 20  # As much as is held in memory of what a `Fill` or a `Copy` moves.
 
 
@@ -168,14 +169,16 @@ class ImageDisk(Disk):
                 at = self._change_by_plan(request, at)
 
     def _change_in_place(self, request: Request, at: int) -> int:
-        """Change what is in place from `at` on; where the first byte is that is not, or the end."""
+        """Change what is in place from `at` on; where the first byte is that is not, or that was
+        not looked at.
+        """
         for extent in self._runs(request, at):
             if request.is_done(extent):
                 continue
             if not request.in_place(self.image, extent):
                 return extent.guest_offset
             request.put(extent.guest_offset, extent.length, *extent.place)
-        return request.end
+        return min(request.end, at + _LOOK_MAX)
 
     def _change_by_plan(self, request: Request, at: int) -> int:
         """Have the format plan for what begins at `at`; where to go on."""
@@ -194,7 +197,7 @@ class ImageDisk(Disk):
             return at + plan.length
 
     def _runs(self, request: Request, at: int) -> Iterator[Extent]:
-        length = request.end - at
+        length = min(request.end - at, _LOOK_MAX)
         return (extent for extent, _ in pieces(self.image.map(at, length), at, length))
 
     def _begin(self) -> None:

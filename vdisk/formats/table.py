@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -81,6 +81,22 @@ class Table:
             if waiting:
                 assert page is not None, "an entry was set to wait that was not held"
                 self._waiting[number].add(at)
+
+    def set_run(self, index: int, values: Sequence[int], *, waiting: bool = False) -> None:
+        """As `set`, for the entries from `index` on."""
+        at = 0
+        while at < len(values):
+            number, first = divmod(index + at, self._per_page)
+            count = min(self._per_page - first, len(values) - at)
+            with self._lock:
+                page = self._pages.get(number)
+                if page is not None:
+                    part = array(page.typecode, values[at : at + count])
+                    page[first : first + count] = part
+                if waiting:
+                    assert page is not None, "entries were set to wait that were not held"
+                    self._waiting[number].update(range(first, first + count))
+            at += count
 
     def hold(self, index: int, count: int) -> None:
         """Keep `count` entries from `index` on in memory, until `written`.  Raises HostError."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vdisk.errors import Corrupt, Unsupported
 from vdisk.formats.qcow2.bitmaps import bitmap_runs
-from vdisk.formats.qcow2.entry import OFFSET, Entry, is_reserved
+from vdisk.formats.qcow2.entry import COPIED, OFFSET, Entry, is_reserved, word_runs
 from vdisk.formats.qcow2.l2 import open_l1
 from vdisk.formats.qcow2.tally import PAGE, Tally
 from vdisk.formats.table import Table
@@ -161,39 +161,43 @@ class Walk:
     ) -> Iterator[Use]:
         """What the words of one L2 table name; `number` is which of the active ones it is."""
         header = self.image.header
-        bits, words = header.cluster_bits, header.entry_words
-        first = count = 0
-        for at, page in pages:
-            if not any(page):
-                continue
-            for index in range(0, len(page), words):
-                word = page[index]
-                bitmap = page[index + 1] if words == 2 else 0
-                if not word | bitmap:
+        words, size = header.entry_words, header.cluster_size
+        is_plain = not header.extended and not header.has_data_file
+        odd = ~(OFFSET & -size | COPIED)
+        for first, page in pages:
+            if is_plain:
+                runs = word_runs(page, 1, size)
+            else:  # Each has a bitmap, or a place that follows from where it is.
+                runs = ((at, 1, page[at]) for at in range(0, len(page), words))
+            for at, count, word in runs:
+                if is_plain and word & OFFSET and not word & odd:
+                    yield from self._inside((word & OFFSET) // size, count, weight)
                     continue
-                guest = (at + index) // words if number is not None else None
-                entry = self._entry(word, bitmap, guest)
-                if header.has_data_file:
-                    continue
-                if entry is None:  # What it may mean is not to be taken for a leak.
-                    start, end = word & OFFSET, (word & OFFSET) + header.cluster_size
-                    low, high = start >> bits, (end - 1) >> bits
-                    yield from self._inside(low, high + 1 - low, weight)
-                    continue
-                if entry.packed is not None:
-                    low = entry.packed.offset >> bits
-                    high = (entry.packed.offset + entry.packed.length - 1) >> bits
-                    yield from self._inside(low, high + 1 - low, weight)
-                elif entry.place is not None:
-                    cluster = entry.place >> bits
-                    if cluster == first + count and count:
-                        count += 1
-                        continue
-                    if count:
-                        yield from self._inside(first, count, weight)
-                    first, count = cluster, 1
-        if count:
-            yield from self._inside(first, count, weight)
+                for index in range(at, at + count * words, words):
+                    bitmap = page[index + 1] if words == 2 else 0
+                    guest = (first + index) // words if number is not None else None
+                    yield from self._of_entry(page[index], bitmap, weight, guest)
+
+    def _of_entry(
+        self, word: int, bitmap: int, weight: int, guest: int | None
+    ) -> Iterator[Use]:
+        """What one entry names, that of a `guest` cluster or, where it is None, of a snapshot."""
+        header = self.image.header
+        if not word | bitmap:
+            return
+        entry = self._entry(word, bitmap, guest)
+        if header.has_data_file:
+            return
+        if entry is None:  # What it may mean is not to be taken for a leak.
+            start, length = word & OFFSET, header.cluster_size
+        elif entry.packed is not None:
+            start, length = entry.packed.offset, entry.packed.length
+        elif entry.place is not None:
+            start, length = entry.place, header.cluster_size
+        else:
+            return
+        first, last = start >> header.cluster_bits, start + length - 1 >> header.cluster_bits
+        yield from self._inside(first, last - first + 1, weight)
 
     def _inside(self, first: int, count: int, weight: int) -> Iterator[Use]:
         """A run of guest clusters, the part outside of the file with a weight of 0."""
@@ -207,12 +211,10 @@ class Walk:
                 f"guest clusters lie at {first + inside} to {first + count - 1}, "
                 "past the end of the file",
             )
-        for cluster in range(first, first + inside):
-            if self._metadata.get(cluster):
-                Findings.note(
-                    self.findings.fatal,
-                    f"a guest cluster lies in cluster {cluster}, where a table is",
-                )
+        for cluster in self._metadata.counted(first, inside):
+            Findings.note(
+                self.findings.fatal, f"a guest cluster lies in cluster {cluster}, where a table is"
+            )
 
     def _entry(self, word: int, bitmap: int, guest: int | None) -> Entry | None:
         where = "of a snapshot" if guest is None else f"for guest cluster {guest}"

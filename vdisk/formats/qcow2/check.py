@@ -155,11 +155,10 @@ def _of_flags(image: Qcow2, *, with_repair: bool) -> Iterator[Problem]:
     """Entries whose flags do not follow the counts in the host, which are repaired first."""
     repair: Plan | None = None
     tables = [("L1", image.l1)]
-    count = image.refcounts.get
     if not image.header.has_data_file:
         tables += [(f"L2 table {number}", table) for number, table in l2_tables(image, image.l1)]
     for name, table in tables:
-        for first, old, new in changed_words(image, table, count):
+        for first, old, new in changed_words(image, table):
             if repair is None and with_repair and not image.l2.pages_waiting:
                 repair = plan_flags(image, image.l1)
             is_risky = any(was & ~now & COPIED for was, now in zip(old, new, strict=True))

@@ -9,6 +9,8 @@ Source: QEMU, `docs/interop/qcow2.rst`, "Cluster mapping table" and "Extended L2
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vdisk.errors import Corrupt
@@ -109,6 +111,27 @@ class Entries:
         if self._extended:
             return word, entry.allocated | entry.zeros << SUBCLUSTERS
         return (word | ZERO if entry.zeros else word,)
+
+
+def word_runs(page: array[int], words: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """(index, how many, first word) of the entries of `words` words in a table that name something.
+
+    Neighbours of which each names the cluster of `size` bytes behind the one before, with the same
+    flags, are one run.  Compressed ones are alone.
+    """
+    at, end = 0, len(page)
+    while at < end:
+        word = page[at]
+        first = at
+        at += words
+        if word == 0:
+            continue
+        if word & OFFSET and not word & COMPRESSED:
+            following = word + size
+            while at < end and page[at] == following:
+                following += size
+                at += words
+        yield first, (at - first) // words, word
 
 
 def is_reserved(word: int) -> bool:

@@ -7,18 +7,15 @@ once refcounts have changed that the disk's own tables point to.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET
+from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, word_runs
 from vdisk.formats.table import Table, big_endian
 from vdisk.plan import Barrier, Plan, Put, Step
 
 if TYPE_CHECKING:
     from vdisk.formats.qcow2.image import Qcow2
-
-Count = Callable[[int], int]
-"""How often a cluster is used."""
 
 
 def l2_tables(image: Qcow2, l1: Table) -> Iterator[tuple[int, Table]]:
@@ -31,9 +28,7 @@ def l2_tables(image: Qcow2, l1: Table) -> Iterator[tuple[int, Table]]:
                 yield first + at, table
 
 
-def changed_words(
-    image: Qcow2, table: Table, count: Count
-) -> Iterator[tuple[int, array[int], array[int]]]:
+def changed_words(image: Qcow2, table: Table) -> Iterator[tuple[int, array[int], array[int]]]:
     """(index of the first, old words, new words) of what has to be written so that the flags in one
     table, L1 or L2, are right; a page of it at a time.
     """
@@ -41,11 +36,15 @@ def changed_words(
     step = 1 if table is image.l1 else image.header.entry_words
     for first, page in table.runs():
         new = page[:]
-        for at in range(0, len(page), step):
-            word = page[at]
-            if word & OFFSET and not word & COMPRESSED:
-                is_owned = count((word & OFFSET) >> bits) == 1
-                new[at] = word | COPIED if is_owned else word & ~COPIED
+        for start, length, found in word_runs(page, step, image.header.cluster_size):
+            cluster = (found & OFFSET) >> bits
+            if found & COMPRESSED or not found & OFFSET:
+                continue
+            if found & COPIED and image.refcounts.are_one(cluster, length):
+                continue
+            for at, word in enumerate(page[start : start + length * step : step]):
+                is_owned = image.refcounts.get(cluster + at) == 1
+                new[start + at * step] = word | COPIED if is_owned else word & ~COPIED
         if new != page:
             wrong = [at for at in range(len(page)) if new[at] != page[at]]
             low, high = wrong[0], wrong[-1] + 1
@@ -59,12 +58,11 @@ def plan_flags(image: Qcow2, l1: Table) -> Plan:
     """
 
     def steps() -> Iterator[Step]:
-        count = image.refcounts.get
         if l1 is image.l1:
-            yield from _puts(image, l1, count)
+            yield from _puts(image, l1)
         if not image.header.has_data_file:
             for _, table in l2_tables(image, l1):
-                yield from _puts(image, table, count)
+                yield from _puts(image, table)
         yield Barrier((image.host,))
 
     def done() -> None:
@@ -74,6 +72,6 @@ def plan_flags(image: Qcow2, l1: Table) -> Plan:
     return Plan(steps(), done, exclusive=True)
 
 
-def _puts(image: Qcow2, table: Table, count: Count) -> Iterator[Put]:
-    for first, _, words in changed_words(image, table, count):
+def _puts(image: Qcow2, table: Table) -> Iterator[Put]:
+    for first, _, words in changed_words(image, table):
         yield Put(image.host, table.host_offset + 8 * first, big_endian(words))

@@ -141,6 +141,15 @@ class Qcow2(ImageFormat):
                 count += 1
         return count, entry
 
+    def entry_runs(self, index: int, end: int) -> Iterator[tuple[int, Entry]]:
+        """(how many, the first one's entry) of guest clusters [index, end), those in one run that
+        continue each other.
+        """
+        while index < end:
+            count, entry = self._same(index, end)
+            yield count, entry
+            index += count
+
     def _extents(self, entry: Entry, at: int, length: int, offset: int) -> Iterator[Extent]:
         """The map of `length` bytes from `at` on, which `entry` says."""
         if entry.packed is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from vdisk.errors import Corrupt, Unsupported
 from vdisk.formats.qcow2 import counts
 from vdisk.formats.qcow2.header import Header
+from vdisk.formats.qcow2.tally import PAGE, Tally
 from vdisk.formats.table import Table
 from vdisk.host import HostFile
 from vdisk.plan import Put
@@ -89,6 +90,23 @@ class Refcounts:
         block = self.block(number)
         return 0 if block is None else block[at]
 
+    def are_one(self, first: int, count: int) -> bool:
+        """Whether each of `count` clusters from `first` on is counted once."""
+        for number, low, high in self.parts(first, count):
+            block = self.block(number)
+            if block is None or block[low:high].count(1) != high - low:
+                return False
+        return True
+
+    def parts(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(block, first index, index past the last) of `count` clusters from `first` on."""
+        at, end = first, first + count
+        while at < end:
+            number, low = divmod(at, self.per_block)
+            high = min(self.per_block, low + end - at)
+            yield number, low, high
+            at += high - low
+
     def free_run(self, start: int, end: int, wanted: int, least: int = 1) -> tuple[int, int] | None:
         """(first, how many) of the first free clusters in [start, end): from `least` to `wanted`.
         """
@@ -156,6 +174,10 @@ class Changes:
         Raises Unsupported where that is more than the image's refcounts can say, Corrupt where
         there is no block for it.
         """
+        self._check(count)
+        self.set_run(cluster, 1, count)
+
+    def _check(self, count: int) -> None:
         refcounts = self._refcounts
         if count > refcounts.count_max:
             raise Unsupported(
@@ -163,39 +185,72 @@ class Changes:
                 path=refcounts.host.path,
                 hint="qemu-img convert -o refcount_bits=16 makes an image that can",
             )
-        number, at = divmod(cluster, refcounts.per_block)
-        block = self._blocks.get(number)
-        if block is None:
-            known = refcounts.block(number)
-            if known is None:
-                raise Corrupt(
-                    f"cluster {cluster} is in use, and nothing counts it",
-                    path=refcounts.host.path, hint="see vdisk check",
-                )
-            block = self._blocks[number] = known[:]
-        block[at] = count
-        first, last = self._spans.get(number, (at, at))
-        self._spans[number] = min(first, at), max(last, at)
 
     def set_run(self, first: int, count: int, value: int) -> None:
         """As `set`, for `count` clusters from `first` on."""
-        for cluster in range(first, first + count):
-            self.set(cluster, value)
+        for number, low, high in self._refcounts.parts(first, count):
+            block = self._changed(number, low, high - 1)
+            block[low:high] = array(block.typecode, [value]) * (high - low)
+
+    def _changed(self, number: int, low: int, high: int) -> array[int]:
+        """Block `number`, of which indices `low` to `high` are to change."""
+        block = self._blocks.get(number)
+        if block is None:
+            known = self._refcounts.block(number)
+            if known is None:
+                raise Corrupt(
+                    f"clusters from {number * self._refcounts.per_block + low} on are in use, "
+                    "and nothing counts them",
+                    path=self._refcounts.host.path, hint="see vdisk check",
+                )
+            block = self._blocks[number] = known[:]
+        first, last = self._spans.get(number, (low, high))
+        self._spans[number] = min(first, low), max(last, high)
+        return block
+
+    def add(self, tally: Tally, page: int, difference: int) -> list[int]:
+        """Count the clusters of a page of `tally` as often as that, times `difference`, more.
+
+        The clusters that nobody uses then.  Raises as `set` does.
+        """
+        added = tally.page(page)
+        gone: list[int] = []
+        if added is None:
+            return gone
+        refcounts = self._refcounts
+        for number, low, high in refcounts.parts(page * PAGE, PAGE):
+            start = number * refcounts.per_block + low
+            part = added[start % PAGE : start % PAGE + high - low]
+            if any(part):
+                block = self._changed(number, low, high - 1)
+                old = block[low:high]
+                new = [max(was + difference * n, 0) for was, n in zip(old, part, strict=True)]
+                self._check(max(new))
+                block[low:high] = array(block.typecode, new)
+                pairs = enumerate(zip(old, new, strict=True), start)
+                gone += [cluster for cluster, (was, now) in pairs if was and not now]
+        return gone
 
     def lower(self, runs: Iterable[tuple[int, int]]) -> list[int]:
         """Take one off the count of each cluster in these runs; those that nobody uses now.
 
         One that is not counted, in a damaged image, stays so and is not given up.
         """
-        freed = []
-        for first, count in runs:
-            for cluster in range(first, first + count):
-                old = self.get(cluster)
-                if old:
-                    self.set(cluster, old - 1)
-                if old == 1:
-                    freed.append(cluster)
+        freed: list[int] = []
+        for run in runs:
+            for number, low, high in self._refcounts.parts(*run):
+                freed += self._lowered(number, low, high)
         return freed
+
+    def _lowered(self, number: int, low: int, high: int) -> Iterator[int]:
+        block = self._blocks.get(number) or self._refcounts.block(number)
+        if block is None or not any(block[low:high]):
+            return
+        block = self._changed(number, low, high - 1)
+        old = block[low:high]
+        block[low:high] = array(block.typecode, [max(count, 1) - 1 for count in old])
+        start = number * self._refcounts.per_block + low
+        yield from (start + at for at, count in enumerate(old) if count == 1)
 
     def puts(self) -> Iterator[Put]:
         """Steps that write the counts: whole blocks where they are new, else what has changed."""

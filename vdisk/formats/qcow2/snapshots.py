@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from vdisk.errors import DiskError, Exists, InvalidArgument, NotFound, Unsupported
-from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET
+from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, word_runs
 from vdisk.formats.qcow2.flags import l2_tables, plan_flags
 from vdisk.formats.qcow2.header import SNAPSHOTS_MAX
 from vdisk.formats.qcow2.l2 import open_l1
@@ -62,15 +62,12 @@ def create_snapshot(disk: ImageDisk, name: str) -> Snapshot:
     Raises Exists, InvalidArgument for what is no name, Unsupported (a data file, refcounts of one
     bit), ReadOnly and HostError; then nothing is changed but for counts that are too high.
     """
-    image = _image(disk)
-    disk.check_writable()
+    image = _changeable(disk)
     if not name or "\0" in name or len(name.encode(errors="surrogateescape")) > _NAME_BYTES_MAX:
         raise InvalidArgument(f"{name!r} is not a name of a snapshot", path=disk.address)
     taken = list_snapshots(disk)
     if any(name == snapshot.name for snapshot in taken):
         raise Exists(f"has a snapshot {name!r} already", path=disk.address)
-    if image.header.has_data_file:
-        raise Unsupported("has a data file, and so no internal snapshots", path=disk.address)
     if len(taken) >= SNAPSHOTS_MAX:
         raise Unsupported("has as many snapshots as there can be", path=disk.address)
     change = _Taking(image, _new_id(taken), name)
@@ -84,17 +81,15 @@ def apply_snapshot(disk: ImageDisk, name: str) -> Snapshot:
 
     What the disk holds now is lost, unless it is in a snapshot.  Raises as `create_snapshot` does.
     """
-    disk.check_writable()
-    snapshot = find_snapshot(disk, name)
-    _carry_out(disk, _Applying(_image(disk), snapshot))
+    image, snapshot = _changeable(disk), find_snapshot(disk, name)
+    _carry_out(disk, _Applying(image, snapshot))
     return snapshot
 
 
 def delete_snapshot(disk: ImageDisk, name: str) -> Snapshot:
     """Remove a snapshot, and give up what only it had.  Raises as `create_snapshot` does."""
-    disk.check_writable()
-    snapshot = find_snapshot(disk, name)
-    _carry_out(disk, _Deleting(_image(disk), snapshot))
+    image, snapshot = _changeable(disk), find_snapshot(disk, name)
+    _carry_out(disk, _Deleting(image, snapshot))
     return snapshot
 
 
@@ -102,6 +97,15 @@ def _image(disk: ImageDisk) -> Qcow2:
     if disk.image.name != "qcow2":
         raise Unsupported(f"{disk.image.name} images have no snapshots inside", path=disk.address)
     return cast("Qcow2", disk.image)
+
+
+def _changeable(disk: ImageDisk) -> Qcow2:
+    """The image, if its snapshots may be changed.  Raises ReadOnly and Unsupported."""
+    image = _image(disk)
+    disk.check_writable()
+    if image.header.has_data_file:  # What a guest's clusters are in has no counts.
+        raise Unsupported("has a data file, and so no internal snapshots", path=disk.address)
+    return image
 
 
 def _new_id(taken: list[Snapshot]) -> str:
@@ -187,14 +191,7 @@ class _Change:
         image = self.image
         used = reached(image, l1)
         changes = Changes(image.refcounts)
-        gone = []
-        for cluster, weight in used:
-            before = changes.get(cluster)
-            now = max(before + difference * weight, 0)
-            if now != before:
-                changes.set(cluster, now)
-            if now == 0 and before:
-                gone.append(cluster)
+        gone = [cluster for page in used.pages() for cluster in changes.add(used, page, difference)]
         size = image.header.cluster_size
         punches = (Punch(image.host, first * size, n * size) for first, n in runs_of(gone))
         steps: tuple[Step, ...] = (*changes.puts(), *punches, Barrier((image.host,)))
@@ -292,13 +289,13 @@ def reached(image: Qcow2, l1: Table) -> Tally:
     for _, table in l2_tables(image, l1):
         tally.add(table.host_offset >> bits)
         for _, page in table.runs():
-            for word in page[::words]:
+            for _, count, word in word_runs(page, words, image.header.cluster_size):
                 if word & COMPRESSED:
                     packed = image.entries.packed(word)
                     first, last = packed.offset >> bits, packed.offset + packed.length - 1 >> bits
                     tally.add(first, last - first + 1)
                 elif word & OFFSET:
-                    tally.add((word & OFFSET) >> bits)
+                    tally.add((word & OFFSET) >> bits, count)
     if tally.end is not None:
         raise Unsupported(
             "is too large for internal snapshots", path=image.host.path,

@@ -37,8 +37,11 @@ class Tally:
                 if page is None:
                     return
             stop = min(PAGE, at + last - first)
-            for index in range(at, stop):
-                page[index] = min(page[index] + weight, _COUNT_MAX)
+            if any(page[at:stop]):
+                for index in range(at, stop):
+                    page[index] = min(page[index] + weight, _COUNT_MAX)
+            else:
+                page[at:stop] = array("I", [min(weight, _COUNT_MAX)]) * (stop - at)
             first += stop - at
 
     def _new_page(self, number: int) -> array[int] | None:
@@ -57,6 +60,16 @@ class Tally:
         number, at = divmod(cluster, PAGE)
         page = self._pages.get(number)
         return 0 if page is None else page[at]
+
+    def counted(self, first: int, count: int) -> list[int]:
+        """Those of `count` clusters from `first` on that were counted."""
+        found = []
+        for start in range(first - first % PAGE, first + count, PAGE):
+            page = self._pages.get(start // PAGE)
+            if page is not None:
+                low, high = max(first - start, 0), min(first + count - start, PAGE)
+                found += [start + at for at in range(low, high) if page[at]]
+        return found
 
     def page(self, number: int) -> array[int] | None:
         """The counts of clusters [PAGE * number, PAGE * (number + 1)); None where all are 0."""

@@ -158,8 +158,7 @@ def _link(
 
     def done() -> None:
         image.space.settle()
-        for number, word in enumerate(words):
-            image.l2.set(index + number, word, waiting=image.waits)
+        image.l2.set_run(index, words, waiting=image.waits)
         if target.moved:
             for old in target.entries:
                 give_up(image, old)
@@ -169,15 +168,15 @@ def _link(
     return Plan(tuple(steps), done, length, exclusive=torn)
 
 
-def give_up(image: Qcow2, entry: Entry) -> None:
-    """The clusters that an entry was one use of."""
+def give_up(image: Qcow2, entry: Entry, count: int = 1) -> None:
+    """The clusters that `count` entries were one use of, each of the one behind that before it."""
     bits = image.header.cluster_bits
     if entry.packed is not None:
         first = entry.packed.offset >> bits
         last = entry.packed.offset + entry.packed.length - 1 >> bits
         image.space.give_up(first, last - first + 1)
     elif entry.place is not None and not image.header.has_data_file:
-        image.space.give_up(entry.place >> bits, 1)
+        image.space.give_up(entry.place >> bits, count)
 
 
 # Zeros
@@ -217,34 +216,9 @@ def _clear_part(image: Qcow2, offset: int, length: int) -> Plan:
 def _unlink(image: Qcow2, first: int, count: int, end: int) -> Plan:
     """Whole clusters are mapped to nothing, or to zeros where a parent is beneath."""
     size = image.header.cluster_size
-    old = [image.entry(index) for index in range(first, first + count)]
     nothing = NOTHING if image.parent is None else Entry(zeros=image.entries.all_parts)
-    target = _Target(first, old, 0, True, True)
-    steps = _punches(image, [(entry.place, size) for entry in old if entry.owned])
-    length = min(end, (first + count) * size) - first * size
-    plan = _link_nothing(image, target, [nothing] * count, steps)
-    return replace(plan, length=length)
-
-
-def _clear_subclusters(image: Qcow2, offset: int, stop: int, end: int) -> Plan:
-    """Some subclusters, up to `stop`, of one cluster."""
-    first, inside = divmod(offset, image.header.cluster_size)
-    old = image.entry(first)
-    length = min(stop, end) - offset
-    if old.packed:
-        return allocate(image, offset, length)
-    touched = parts(image, inside, inside + stop - offset)
-    allocated = old.allocated & ~touched
-    zeros = old.zeros & ~touched if image.parent is None else old.zeros | touched
-    goes = allocated == 0  # Nobody would ever give the cluster up otherwise.
-    place = None if goes else old.place
-    new = Entry(place, old.owned and not goes, allocated, zeros)
-    punched: list[tuple[int | None, int]] = []
-    if old.owned and old.place is not None:
-        punched.append((old.place + inside, stop - offset))
-    target = _Target(first, [old], 0, goes, True)
-    plan = _link_nothing(image, target, [new], _punches(image, punched))
-    return replace(plan, length=length)
+    plan = _link_nothing(image, first, image.entries.words(nothing) * count)
+    return replace(plan, length=min(end, (first + count) * size) - first * size)
 
 
 def unlink_places(image: Qcow2, start: int, end: int) -> Plan | None:
@@ -259,36 +233,61 @@ def unlink_places(image: Qcow2, start: int, end: int) -> Plan | None:
                 index = (first + at) // words
                 count = min(end - index, _UNLINKED_AT_ONCE)
                 before = image.prepare(index)
-                if before is not None:
-                    return before
-                size = image.header.cluster_size
-                old = [image.entry(number) for number in range(index, index + count)]
-                punches = _punches(image, [(entry.place, size) for entry in old if entry.owned])
-                target = _Target(index, old, 0, True, True)
-                return _link_nothing(image, target, [NOTHING] * count, punches)
+                return before or _link_nothing(image, index, image.entries.words(NOTHING) * count)
     return None
 
 
-def _link_nothing(
-    image: Qcow2, target: _Target, new: list[Entry], punches: list[Step]
-) -> Plan:
-    """As `_link`.  Nobody else uses the image meanwhile: what is under way has a place still."""
-    index = target.first * image.header.entry_words
-    words = [word for entry in new for word in image.entries.words(entry)]
-    steps = punches
+def _link_nothing(image: Qcow2, first: int, words: tuple[int, ...]) -> Plan:
+    """Give up what whole clusters from `first` on map to, and write `words` in its place.
+
+    Nobody else uses the image meanwhile: what is under way has a place still.
+    """
+    size, each = image.header.cluster_size, image.header.entry_words
+    gone = list(image.entry_runs(first, first + len(words) // each))
+    places = [(entry.place, count * size) for count, entry in gone if entry.owned]
+    steps: list[Step] = [*_punches(image, places), *_written(image, first, words)]
+
+    def done() -> None:
+        image.l2.set_run(first * each, words, waiting=image.waits)
+        for count, entry in gone:
+            give_up(image, entry, count)
+
+    return Plan(tuple(steps), done, exclusive=True)
+
+
+def _written(image: Qcow2, first: int, words: tuple[int, ...]) -> Iterator[Step]:
+    """The step that writes the words of entries from `first` on, where they do not wait."""
+    index = first * image.header.entry_words
     if image.waits:
         image.l2.hold(index, len(words))
     else:
-        steps = [*punches, image.l2.put(index, words)]
+        yield image.l2.put(index, words)
+
+
+def _clear_subclusters(image: Qcow2, offset: int, stop: int, end: int) -> Plan:
+    """Some subclusters, up to `stop`, of one cluster."""
+    first, inside = divmod(offset, image.header.cluster_size)
+    old = image.entry(first)
+    length = min(stop, end) - offset
+    if old.packed:
+        return allocate(image, offset, length)
+    touched = parts(image, inside, inside + stop - offset)
+    allocated = old.allocated & ~touched
+    zeros = old.zeros & ~touched if image.parent is None else old.zeros | touched
+    goes = allocated == 0  # Nobody would ever give the cluster up otherwise.
+    new = Entry(None if goes else old.place, old.owned and not goes, allocated, zeros)
+    words = image.entries.words(new)
+    steps: list[Step] = []
+    if old.owned and old.place is not None:
+        steps += _punches(image, [(old.place + inside, stop - offset)])
+    steps += _written(image, first, words)
 
     def done() -> None:
-        for number, word in enumerate(words):
-            image.l2.set(index + number, word, waiting=image.waits)
-        if target.moved:
-            for old in target.entries:
-                give_up(image, old)
+        image.l2.set_run(first * image.header.entry_words, words, waiting=image.waits)
+        if goes:
+            give_up(image, old)
 
-    return Plan(tuple(steps), done, exclusive=True)
+    return Plan(tuple(steps), done, length, exclusive=True)
 
 
 def _punches(image: Qcow2, places: list[tuple[int | None, int]]) -> list[Step]:
