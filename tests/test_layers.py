@@ -30,7 +30,7 @@ RANKS = (
     {"open"},
     {"holdings"},
     {"describe", "create", "repartition", "drive_init", "compare"},
-    {"describe_drive", "convert", "overlay", "compact"},
+    {"describe_drive", "convert", "overlay", "compact", "snapshots"},
     {"store"},
     {"drive_store", "scratch_store"},
     {"stores"},

@@ -27,14 +27,9 @@ from vdisk.disk_geometry import resize_disk
 from vdisk.errors import Exists, HostError, InvalidArgument, NotFound, ReadOnly, Unsupported
 from vdisk.formats.base import ProblemKind
 from vdisk.formats.qcow2.header import Incompatible
-from vdisk.formats.qcow2.snapshots import (
-    apply_snapshot,
-    create_snapshot,
-    delete_snapshot,
-    list_snapshots,
-)
 from vdisk.image_disk import ImageDisk
 from vdisk.open import open_host, open_image
+from vdisk.snapshots import apply_snapshot, create_snapshot, delete_snapshot, list_snapshots
 
 if TYPE_CHECKING:
     from vdisk.formats.qcow2.image import Qcow2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from vdisk.disk import Disk
 from vdisk.errors import Corrupt, DiskError, InvalidArgument, Unsupported
@@ -80,12 +81,22 @@ def _given(disk: ImageDisk, options: OpenOptions) -> Geometry | None:
 
 def resize_disk(disk: ImageDisk, size: int) -> None:
     """Make `disk` `size` bytes and fit its geometry to that.  Raises as `Disk.resize` does."""
+    with refitted(disk, size):
+        disk.resize(size)
+
+
+@contextmanager
+def refitted(disk: ImageDisk, size: int) -> Iterator[None]:
+    """What is done inside makes the disk `size` bytes large: its geometry is fit to that.
+
+    Where it raises, the geometry stays.
+    """
     before = disk.choice
     if not disk.read_only and 0 <= size < disk.size:
         # First the record: killed in between, it must not be larger than the disk.
         _record(disk, _fitted(disk, size))
     try:
-        disk.resize(size)
+        yield
     except BaseException:
         if not disk.read_only and before is not None:
             _record(disk, before.geometry)

@@ -10,8 +10,9 @@ inside it.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from threading import Lock
 
@@ -31,6 +32,7 @@ from vdisk.plan import (
     Grow,
     Guest,
     Plan,
+    Plans,
     Punch,
     Put,
     Step,
@@ -281,13 +283,21 @@ class ImageDisk(Disk):
         with self._plans:
             self._carry_out(make())
 
-    def carry_out_all(self, make: Callable[[], Plan | None]) -> None:
-        """As `carry_out`, plan after plan until `make` answers None, and no other in between."""
+    def carry_out_all(self, plans: Plans) -> None:
+        """Carry out one plan after the other, and no other in between.
+
+        Where one fails, what those before it have left is repaired.  Raises as `carry_out` does.
+        """
         self.check_writable()
         self._begin()
-        with self._plans:
-            while (plan := make()) is not None:
-                self._carry_out(plan)
+        try:
+            with self._plans:
+                while (plan := plans()) is not None:
+                    self._carry_out(plan)
+        except DiskError:
+            with suppress(DiskError):
+                deque(self.repair(), maxlen=0)
+            raise
 
     def repair(self) -> Iterator[Problem]:
         """Carry out one repair after the other; each problem, once it is repaired.

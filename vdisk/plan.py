@@ -150,3 +150,10 @@ class Plan:
     done: Callable[[], None] = _nothing
     length: int = 0
     exclusive: bool = False
+
+
+Plans = Callable[[], Plan | None]
+"""A series of plans: asked for the next one when the one before it is done, None after the last.
+
+After each of them the image is sound; where one fails, `check` tells what there is to repair.
+"""

@@ -12,11 +12,15 @@ import click
 from vdisk.cli.console import print_json, print_table
 from vdisk.cli.create import create_disk, parse_options
 from vdisk.cli.params import FILE, address_argument, examples, image_options, json_option
-from vdisk.errors import NotPermitted
-from vdisk.formats.base import ImageFormat, Snapshot
+from vdisk.errors import NotPermitted, printable
+from vdisk.formats.base import Snapshot
+from vdisk.image_disk import ImageDisk
 from vdisk.open import open_image, parse_address
 from vdisk.options import OpenOptions
-from vdisk.plan import Plan
+from vdisk.snapshots import apply_snapshot, create_snapshot, delete_snapshot, list_snapshots
+
+_HEADERS = ("ID", "SIZE", "VM STATE", "CREATED", "NAME")
+_RIGHT = frozenset({1, 2})
 
 
 @click.command(
@@ -26,6 +30,8 @@ from vdisk.plan import Plan
         "rm today.vdi                             # or forget it",
         "vdisk snapshot disk.qcow2 --create before-upgrade",
         "vdisk snapshot disk.qcow2 --list",
+        "vdisk snapshot disk.qcow2 --apply before-upgrade    # what was done since is lost",
+        "vdisk snapshot disk.qcow2 --delete before-upgrade",
     )
 )
 @address_argument
@@ -54,7 +60,9 @@ def snapshot(
 
     With --to, what is written from now on goes to the new file OVERLAY, which is used instead of
     ADDRESS; ADDRESS must not be changed meanwhile. Its format is the one that its name means, or
-    --format. The others are for formats that keep snapshots inside the image.
+    --format. The others are for formats that keep snapshots inside the image, which is qcow2: NAME
+    is what a snapshot is called, or its ID where none is called so. --apply loses what is in no
+    snapshot, and brings back the size that the disk had.
     """
     asked = [overlay, created, applied, deleted, listing or None]
     if sum(value is not None for value in asked) != 1:
@@ -65,14 +73,14 @@ def snapshot(
     elif listing:
         _list(path, options, as_json=as_json)
     elif created is not None:
-        _change(path, options, lambda image: partial(image.plan_snapshot, created))
-        click.echo(f"{path}: kept as {created}")
+        _change(path, options, partial(create_snapshot, name=created))
+        click.echo(f"{path}: kept as {printable(created)}")
     elif applied is not None:
-        _change(path, options, lambda image: partial(image.plan_apply_snapshot, applied))
-        click.echo(f"{path}: is what it was at {applied}")
+        _change(path, options, partial(apply_snapshot, name=applied))
+        click.echo(f"{path}: is what it was at {printable(applied)}")
     elif deleted is not None:
-        _change(path, options, lambda image: partial(image.plan_delete_snapshot, deleted))
-        click.echo(f"{path}: {deleted} is forgotten")
+        _change(path, options, partial(delete_snapshot, name=deleted))
+        click.echo(f"{path}: {printable(deleted)} is forgotten")
 
 
 def _whole(address: str) -> Path:
@@ -84,27 +92,23 @@ def _whole(address: str) -> Path:
     return parsed.path
 
 
-def _change(
-    path: Path, options: OpenOptions, of: Callable[[ImageFormat], Callable[[], Plan]]
-) -> None:
+def _change(path: Path, options: OpenOptions, change: Callable[[ImageDisk], None]) -> None:
     with open_image(path, writable=True, options=options) as disk:
-        disk.image.snapshots()  # Refused here, before anything is written, where there are none.
-        disk.carry_out(of(disk.image))
+        change(disk)
         disk.flush()
 
 
 def _list(path: Path, options: OpenOptions, *, as_json: bool) -> None:
     with open_image(path, writable=False, options=options, lock=False) as disk:
-        found = disk.image.snapshots()
+        found = list_snapshots(disk)
     if as_json:
-        print_json([_row(each) for each in found])
+        print_json([each.describe() for each in found])
     elif found:
-        rows = [(each.name, str(each.size), _time(each)) for each in found]
-        print_table(("NAME", "SIZE", "CREATED"), rows, right=frozenset({1}))
+        print_table(_HEADERS, [_row(each) for each in found], right=_RIGHT)
 
 
-def _row(each: Snapshot) -> dict[str, object]:
-    return {"name": each.name, "size_bytes": each.size, "created": each.created}
+def _row(each: Snapshot) -> tuple[str, ...]:
+    return each.id, str(each.size), str(each.state_size), _time(each), each.name
 
 
 def _time(each: Snapshot) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from vdisk.errors import Unsupported
 from vdisk.extent import Extent, Host, Kind
 from vdisk.geometry import Geometry, cover
 from vdisk.host import HostFile
-from vdisk.plan import Plan
+from vdisk.plan import Plan, Plans
 
 if TYPE_CHECKING:
     from vdisk.image_disk import ImageDisk
@@ -50,12 +51,27 @@ class Problem:
 class Snapshot:
     """A state of the disk that its own image keeps, by the name its user gave it.
 
-    `size` is the disk's size then, in bytes; `created` seconds since 1970, None where unknown.
+    `id` is how the image tells it from others, whose name may be the same.  `size` is the disk's
+    size then, `state_size` that of the state of the machine that ran, 0 where there is none, both
+    in bytes; `created` is in seconds since 1970, None where unknown.
     """
 
+    id: str
     name: str
     size: int
-    created: float | None = None
+    state_size: int = 0
+    created: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """In JSON's terms."""
+        created = None if self.created is None else datetime.fromtimestamp(self.created, UTC)
+        return {
+            "id": self.id,
+            "name": self.name,
+            "size_bytes": self.size,
+            "vm_state_bytes": self.state_size,
+            "created": None if created is None else created.isoformat(),
+        }
 
 
 class ImageFormat(ABC):
@@ -212,19 +228,25 @@ class ImageFormat(ABC):
     # Snapshots inside the image
 
     def snapshots(self) -> list[Snapshot]:
-        """Those there are, the oldest first.  Unsupported where the format keeps none."""
+        """Those there are, in the image's order.  Unsupported where the format keeps none."""
         raise self._keeps_none()
 
-    def plan_snapshot(self, name: str) -> Plan:
-        """Keep the disk's present state as `name`.  Raises Exists, InvalidArgument."""
+    def plan_snapshot(self, name: str) -> Plans:
+        """Keep the disk's present state as `name`, which none has yet.
+
+        Raises InvalidArgument for what is no name, and Unsupported.
+        """
         raise self._keeps_none()
 
-    def plan_apply_snapshot(self, name: str) -> Plan:
-        """Make the disk what it was at `name`, which stays.  Raises NotFound."""
+    def plan_apply_snapshot(self, id: str) -> Plans:
+        """Make the disk what it was at that snapshot, its size included; it stays.
+
+        Raises NotFound and Unsupported.
+        """
         raise self._keeps_none()
 
-    def plan_delete_snapshot(self, name: str) -> Plan:
-        """Forget `name`, and give back what only it needed.  Raises NotFound."""
+    def plan_delete_snapshot(self, id: str) -> Plans:
+        """Forget that snapshot, and give back what only it needed.  Raises as the others do."""
         raise self._keeps_none()
 
     def _keeps_none(self) -> Unsupported:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vdisk.codec import Codec, Deflate, Zstd
 from vdisk.errors import Corrupt
 from vdisk.extent import Extent, Host, Kind, Unit, merged
-from vdisk.formats.base import ImageFormat, Problem
-from vdisk.formats.qcow2 import check, rebuild, resize, write
+from vdisk.formats.base import ImageFormat, Problem, Snapshot
+from vdisk.formats.qcow2 import check, rebuild, resize, snapshots, write
 from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, ZERO, Entries, Entry
 from vdisk.formats.qcow2.header import SUBCLUSTERS, Compatible, Header, Incompatible
 from vdisk.formats.qcow2.l2 import L2, open_l1
@@ -31,7 +31,7 @@ from vdisk.formats.qcow2.refcounts import Refcounts
 from vdisk.formats.qcow2.snapshot_table import SnapshotTable
 from vdisk.formats.qcow2.space import Space
 from vdisk.host import HostFile
-from vdisk.plan import Barrier, Copy, Grow, Plan, Put, Step
+from vdisk.plan import Barrier, Copy, Grow, Plan, Plans, Put, Step
 
 if TYPE_CHECKING:
     from vdisk.image_disk import ImageDisk
@@ -416,6 +416,20 @@ class Qcow2(ImageFormat):
 
         return Plan((self.put_header(header), Barrier((self.host,))), done)
 
+    # Snapshots
+
+    def snapshots(self) -> list[Snapshot]:
+        return [entry.snapshot for entry in self.snapshot_table]
+
+    def plan_snapshot(self, name: str) -> Plans:
+        return snapshots.plan_taking(self, name)
+
+    def plan_apply_snapshot(self, id: str) -> Plans:
+        return snapshots.plan_applying(self, id)
+
+    def plan_delete_snapshot(self, id: str) -> Plans:
+        return snapshots.plan_deleting(self, id)
+
     # What it is like
 
     def check(self) -> Iterator[Problem]:
@@ -435,8 +449,8 @@ class Qcow2(ImageFormat):
             "snapshots": [],
         }
         try:
-            for snapshot in islice(self.snapshot_table, _SNAPSHOTS_SHOWN):
-                found["snapshots"].append(snapshot.describe())
+            for entry in islice(self.snapshot_table, _SNAPSHOTS_SHOWN):
+                found["snapshots"].append(entry.snapshot.describe())
         except Corrupt as error:
             found["problem"] = error.message
         if header.backing is not None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
 from vdisk.errors import Corrupt
+from vdisk.formats.base import Snapshot
 from vdisk.formats.qcow2.header import L1_BYTES_MAX, Header
 from vdisk.host import HostFile
 
@@ -24,7 +24,7 @@ _EXTRA_BYTES_MIN = 16  # What version 3 requires.
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SnapshotEntry:
     """One internal snapshot.
 
     `disk_size` is in bytes, `vm_state_size` too; `taken_ns` is in nanoseconds since 1970.  `raw`
@@ -56,16 +56,12 @@ class Snapshot:
         raw += bytes(-len(raw) % 8)
         return cls(id, name, l1_offset, l1_entries, disk_size, 0, taken_ns, raw)
 
-    def describe(self) -> dict[str, Any]:
-        """In JSON's terms."""
-        taken = datetime.fromtimestamp(self.taken_ns // 10**9, UTC)
-        return {
-            "id": self.id,
-            "name": self.name,
-            "taken": taken.isoformat(),
-            "size_bytes": self.disk_size,
-            "vm_state_bytes": self.vm_state_size,
-        }
+    @property
+    def snapshot(self) -> Snapshot:
+        """What it is to whoever asks for the image's snapshots."""
+        return Snapshot(
+            self.id, self.name, self.disk_size, self.vm_state_size, self.taken_ns // 10**9
+        )
 
 
 class SnapshotTable:
@@ -78,7 +74,7 @@ class SnapshotTable:
     def __len__(self) -> int:
         return self._header.snapshots
 
-    def __iter__(self) -> Iterator[Snapshot]:
+    def __iter__(self) -> Iterator[SnapshotEntry]:
         """In the table's order.  Raises Corrupt for one that cannot be right, and HostError."""
         at = self._header.snapshots_offset
         limit = min(self._host.size(), at + TABLE_BYTES_MAX)
@@ -92,7 +88,7 @@ class SnapshotTable:
         """The table's length in bytes."""
         return sum(len(snapshot.raw) for snapshot in self)
 
-    def _read(self, at: int, limit: int) -> Snapshot:
+    def _read(self, at: int, limit: int) -> SnapshotEntry:
         if at + _FIXED.size > limit:
             raise self._wrong("ends outside the file")
         fixed = self._host.read(at, _FIXED.size)
@@ -110,7 +106,7 @@ class SnapshotTable:
         names = raw[_FIXED.size + extra_length :]
         state, disk_size = self._sizes(raw, extra_length, state)
         self._check_l1(l1_offset, l1_entries)
-        return Snapshot(
+        return SnapshotEntry(
             _text(names[:id_length]), _text(names[id_length : id_length + name_length]),
             l1_offset, l1_entries, disk_size, state, seconds * 10**9 + nanoseconds, raw,
         )

@@ -5,7 +5,7 @@ of plans, every one of which leaves a sound image: counts go up before anything 
 header's sector names the new tables when all is durable, and counts go down after that.  What a
 crash leaves is counts that are too high, and flags that say "shared" of what is not.
 
-`plan_…` are asked again and again, by `ImageDisk.carry_out_all`, until they answer None.
+`plan_…` answer with a series of plans, for `ImageDisk.carry_out_all`.
 
 Source: QEMU, `docs/interop/qcow2.rst`, "Snapshots"; `block/qcow2-snapshot.c`.
 """
@@ -15,113 +15,74 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from vdisk.errors import DiskError, Exists, InvalidArgument, NotFound, Unsupported
+from vdisk.errors import InvalidArgument, NotFound, Unsupported
 from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, word_runs
 from vdisk.formats.qcow2.flags import l2_tables, plan_flags
 from vdisk.formats.qcow2.header import SNAPSHOTS_MAX
 from vdisk.formats.qcow2.l2 import open_l1
 from vdisk.formats.qcow2.refcounts import Changes
-from vdisk.formats.qcow2.snapshot_table import TABLE_BYTES_MAX, Snapshot, SnapshotTable
+from vdisk.formats.qcow2.snapshot_table import TABLE_BYTES_MAX, SnapshotEntry, SnapshotTable
 from vdisk.formats.qcow2.space import runs_of
 from vdisk.formats.qcow2.tally import Tally
 from vdisk.formats.table import Table, big_endian
-from vdisk.plan import Barrier, Plan, Punch, Put, Step
+from vdisk.plan import Barrier, Plan, Plans, Punch, Put, Step
 
 if TYPE_CHECKING:
     from vdisk.formats.qcow2.image import Qcow2
-    from vdisk.image_disk import ImageDisk
 
 _NAME_BYTES_MAX = 1023
 
 
-def list_snapshots(disk: ImageDisk) -> list[Snapshot]:
-    """The snapshots in a QCOW2 image, in the order of its table.  Raises Corrupt and HostError."""
-    return list(_image(disk).snapshot_table)
-
-
-def find_snapshot(disk: ImageDisk, name: str) -> Snapshot:
-    """The snapshot with that identifier, or, where none has it, with that name.  Or NotFound."""
-    found = list_snapshots(disk)
-    for snapshot in found:
-        if snapshot.id == name:
-            return snapshot
-    for snapshot in found:
-        if snapshot.name == name:
-            return snapshot
-    names = ", ".join(snapshot.name or snapshot.id for snapshot in found[:20]) or "none"
-    raise NotFound(f"has no snapshot {name!r}", path=disk.address, hint=f"it has: {names}")
-
-
-def create_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+def plan_taking(image: Qcow2, name: str) -> Plans:
     """Keep the disk as it is now under `name`.
 
-    Raises Exists, InvalidArgument for what is no name, Unsupported (a data file, refcounts of one
-    bit), ReadOnly and HostError; then nothing is changed but for counts that are too high.
+    Raises InvalidArgument for what is no name, and Unsupported where there is a data file.  What
+    refcounts of one bit cannot count is told, by Unsupported, when the first plan is asked for.
     """
-    image = _changeable(disk)
+    _check(image)
+    path = image.host.path
     if not name or "\0" in name or len(name.encode(errors="surrogateescape")) > _NAME_BYTES_MAX:
-        raise InvalidArgument(f"{name!r} is not a name of a snapshot", path=disk.address)
-    taken = list_snapshots(disk)
-    if any(name == snapshot.name for snapshot in taken):
-        raise Exists(f"has a snapshot {name!r} already", path=disk.address)
+        raise InvalidArgument(f"{name!r} is not a name of a snapshot", path=path)
+    taken = list(image.snapshot_table)
     if len(taken) >= SNAPSHOTS_MAX:
-        raise Unsupported("has as many snapshots as there can be", path=disk.address)
-    change = _Taking(image, _new_id(taken), name)
-    _carry_out(disk, change)
-    assert change.snapshot is not None
-    return change.snapshot
+        raise Unsupported("has as many snapshots as there can be", path=path)
+    return _Taking(image, _new_id(taken), name).plan
 
 
-def apply_snapshot(disk: ImageDisk, name: str) -> Snapshot:
+def plan_applying(image: Qcow2, id: str) -> Plans:
     """Make the disk what it was when that snapshot was taken, its size included.
 
-    What the disk holds now is lost, unless it is in a snapshot.  Raises as `create_snapshot` does.
+    What the disk holds now is lost, unless it is in a snapshot.  Raises NotFound and Unsupported.
     """
-    image, snapshot = _changeable(disk), find_snapshot(disk, name)
-    _carry_out(disk, _Applying(image, snapshot))
-    return snapshot
+    _check(image)
+    return _Applying(image, _found(image, id)).plan
 
 
-def delete_snapshot(disk: ImageDisk, name: str) -> Snapshot:
-    """Remove a snapshot, and give up what only it had.  Raises as `create_snapshot` does."""
-    image, snapshot = _changeable(disk), find_snapshot(disk, name)
-    _carry_out(disk, _Deleting(image, snapshot))
-    return snapshot
+def plan_deleting(image: Qcow2, id: str) -> Plans:
+    """Remove a snapshot, and give up what only it had.  Raises NotFound and Unsupported."""
+    _check(image)
+    return _Deleting(image, _found(image, id)).plan
 
 
-def _image(disk: ImageDisk) -> Qcow2:
-    if disk.image.name != "qcow2":
-        raise Unsupported(f"{disk.image.name} images have no snapshots inside", path=disk.address)
-    return cast("Qcow2", disk.image)
-
-
-def _changeable(disk: ImageDisk) -> Qcow2:
-    """The image, if its snapshots may be changed.  Raises ReadOnly and Unsupported."""
-    image = _image(disk)
-    disk.check_writable()
+def _check(image: Qcow2) -> None:
     if image.header.has_data_file:  # What a guest's clusters are in has no counts.
-        raise Unsupported("has a data file, and so no internal snapshots", path=disk.address)
-    return image
+        raise Unsupported("has a data file, and so no internal snapshots", path=image.host.path)
 
 
-def _new_id(taken: list[Snapshot]) -> str:
+def _found(image: Qcow2, id: str) -> SnapshotEntry:
+    entry = next((entry for entry in image.snapshot_table if entry.id == id), None)
+    if entry is None:
+        raise NotFound(f"has no snapshot {id!r}", path=image.host.path)
+    return entry
+
+
+def _new_id(taken: list[SnapshotEntry]) -> str:
     """One more than the highest number that is one."""
     numbers = [int(s.id) for s in taken if s.id.isascii() and s.id.isdigit() and len(s.id) < 20]
     return str(max(numbers, default=0) + 1)
-
-
-def _carry_out(disk: ImageDisk, change: _Change) -> None:
-    try:
-        disk.carry_out_all(change.plan)
-    except DiskError:
-        with suppress(DiskError):
-            for _ in disk.repair():
-                pass  # Counts that were raised for nothing.
-        raise
 
 
 class _Change:
@@ -205,8 +166,6 @@ class _Change:
 
 
 class _Taking(_Change):
-    snapshot: Snapshot | None = None
-
     def __init__(self, image: Qcow2, id: str, name: str) -> None:
         super().__init__(image)
         self._id = id
@@ -220,18 +179,17 @@ class _Taking(_Change):
         yield from self.room(length)
         place = self.take(length)
         yield Plan(tuple(_l1_copy(image, image.l1, image.l1.entries, place)), image.space.settle)
-        snapshot = Snapshot.new(
+        entry = SnapshotEntry.new(
             self._id, self._name, place, image.header.l1_entries, image.size, time.time_ns()
         )
-        entries = b"".join(each.raw for each in image.snapshot_table) + snapshot.raw
+        entries = b"".join(each.raw for each in image.snapshot_table) + entry.raw
         if len(entries) > TABLE_BYTES_MAX:
             raise Unsupported("its table of snapshots is full", path=image.host.path)
         yield from self.table_with(entries, image.header.snapshots + 1)
-        self.snapshot = snapshot
 
 
 class _Applying(_Change):
-    def __init__(self, image: Qcow2, snapshot: Snapshot) -> None:
+    def __init__(self, image: Qcow2, snapshot: SnapshotEntry) -> None:
         super().__init__(image)
         self._snapshot = snapshot
 
@@ -264,7 +222,7 @@ class _Applying(_Change):
 
 
 class _Deleting(_Change):
-    def __init__(self, image: Qcow2, snapshot: Snapshot) -> None:
+    def __init__(self, image: Qcow2, snapshot: SnapshotEntry) -> None:
         super().__init__(image)
         self._snapshot = snapshot
 
