@@ -22,7 +22,7 @@ import qemu
 from vdisk.create import create_image, plan_disk
 from vdisk.errors import Corrupt, HostError, InvalidFormat, NotFound, NotPermitted, Unsupported
 from vdisk.formats.registry import FORMATS
-from vdisk.formats.vmdk_stream import pack_grain, stream_optimized
+from vdisk.formats.vmdk_stream import framed, pack, stream_optimized
 from vdisk.geometry import Geometry
 from vdisk.host import HostFile
 from vdisk.image_disk import ImageDisk
@@ -75,7 +75,7 @@ def _vmdk_of_qemu(path: Path) -> None:
 
 def _vmdk_stream(path: Path) -> None:
     """128 KiB of the first and second grain of three, compressed, behind a footer."""
-    packed = [(0, pack_grain(0, b"a" * 1000)), (1 << 16, pack_grain(1 << 16, b"b" * 1000))]
+    packed = [(0, framed(0, pack(b"a" * 1000))), (1 << 16, framed(1 << 16, pack(b"b" * 1000)))]
     parts = stream_optimized(3 << 16, packed, file_name="d", geometry=Geometry(1, 4, 17))
     path.write_bytes(b"".join(parts))
 

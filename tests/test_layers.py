@@ -15,7 +15,7 @@ MOUNT = sorted((ROOT / "mount").rglob("*.py"))
 RANKS = (
     {"errors"},
     {"units", "locks", "birth", "options"},
-    {"host", "chs", "codec", "gate"},
+    {"host", "chs", "codec", "gate", "ahead"},
     {"extent", "geometry", "record"},
     {"plan"},
     {"formats", "recognise"},

@@ -32,7 +32,7 @@ from vdisk.errors import (
 from vdisk.extent import Kind, merged
 from vdisk.formats.base import ProblemKind
 from vdisk.formats.vmdk_descriptor import Descriptor, ExtentLine
-from vdisk.formats.vmdk_stream import grains, pack_grain, stream_optimized
+from vdisk.formats.vmdk_stream import framed, pack, stream_optimized
 from vdisk.geometry import Geometry
 from vdisk.open import open_image
 from vdisk.options import NO_OPTIONS, OpenOptions
@@ -415,19 +415,27 @@ def test_a_stream_written_here_is_read_by_qemu_and_read_back(tmp_path: Path) -> 
         for offset in (0, 5 * MIB + 100, 33 * MIB, 69 * MIB, size - 512):
             content[offset : offset + 512] = block = Random(offset).randbytes(512)
             disk.write(offset, block)
-        packed = [(offset, pack_grain(offset, data)) for offset, data in grains(disk)]
-    assert len(packed) == 5
     image = tmp_path / "d.vmdk"
-    with image.open("wb") as file:
-        geometry = Geometry(9, 16, 63)
-        for part in stream_optimized(size, packed, file_name="d.vmdk", geometry=geometry):
-            file.write(part)
+    done("convert", source, image, "-o", "subformat=streamOptimized", "--chs", "9/16/63")
     qemu.check(image, "vmdk")
     qemu.expect(image, "vmdk", content)
-    assert qemu.info(image, "vmdk")["format-specific"]["data"]["create-type"] == "streamOptimized"
+    told = qemu.info(image, "vmdk")["format-specific"]["data"]
+    assert told["create-type"] == "streamOptimized"
+    assert [extent["compressed"] for extent in told["extents"]] == [True]
+    assert image.stat().st_size < 5 * 64 * KIB + 64 * KIB
     with open_image(image, writable=False) as disk:
         assert disk.read(0, size) == content
         assert disk.image.header_geometry == Geometry(9, 16, 63)
+
+
+def test_a_stream_is_made_by_convert_only_and_only_as_it_can_be(tmp_path: Path) -> None:
+    source, image = tmp_path / "source.img", tmp_path / "d.vmdk"
+    make(source, MIB)
+    said = refused("create", image, "--size", "1M", "-o", "subformat=streamOptimized")
+    assert "vdisk convert --compress" in said
+    for option in ("subformat=monolithicFlat", "grain-size=32K"):
+        refused("convert", "--compress", source, image, "-o", option)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.img"]
 
 
 def test_a_stream_that_was_cut_short_is_refused(esx_image: Path) -> None:
@@ -439,9 +447,9 @@ def test_a_stream_that_was_cut_short_is_refused(esx_image: Path) -> None:
 
 def test_a_grain_that_is_another_ones_or_unpacks_to_too_little_is_told(tmp_path: Path) -> None:
     image = tmp_path / "d.vmdk"
-    short = pack_grain(128 * KIB, bytes(64 * KIB))
+    short = framed(128 * KIB, pack(bytes(64 * KIB)))
     short = short[:8] + struct.pack("<I", 20) + short[12:]
-    packed = [(64 * KIB, pack_grain(0, b"x")), (128 * KIB, short)]
+    packed = [(64 * KIB, framed(0, pack(b"x"))), (128 * KIB, short)]
     with image.open("wb") as file:
         for part in stream_optimized(MIB, packed, file_name="d", geometry=None):
             file.write(part)

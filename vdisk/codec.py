@@ -1,4 +1,4 @@
-"""Decoding of compressed clusters and grains, never to more than one of them.
+"""Compressed clusters and grains: decoding, never to more than one of them, and encoding.
 
 A codec is a value that an extent carries (`extent.Unit`), so that a format says what decodes its
 bytes and `disk` decodes them.
@@ -19,13 +19,16 @@ _ZSTD_WINDOW_MAX = 8 << 20  # What a reader has to have, at least, by RFC 8878, 
 
 
 class Codec(Protocol):
-    """How the bytes of a unit are decoded."""
+    """How the bytes of a unit are decoded, and encoded."""
 
     def decode(self, data: bytes, length: int) -> bytes:
         """Exactly `length` bytes, decoded from the beginning of `data`.
 
         Raises Corrupt where `data` holds less, and never makes more than `length` bytes.
         """
+
+    def encode(self, data: bytes) -> bytes:
+        """`data`, compressed.  Any number of threads may ask at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class Deflate:
             raise Corrupt(f"compressed data cannot be decoded: {error}") from error
         return whole(found, length)
 
+    def encode(self, data: bytes) -> bytes:
+        """See `Codec.encode`."""
+        packer = zlib.compressobj(wbits=self.window_bits)
+        return packer.compress(data) + packer.flush()
+
 
 @dataclass(frozen=True, slots=True)
 class Zstd:
@@ -61,6 +69,12 @@ class Zstd:
         except zstandard.ZstdError as error:
             raise Corrupt(f"compressed data cannot be decoded: {error}") from error
         return whole(found, length)
+
+    def encode(self, data: bytes) -> bytes:
+        """See `Codec.encode`."""
+        import zstandard  # As above.
+
+        return zstandard.ZstdCompressor().compress(data)
 
 
 def whole(found: bytes, length: int) -> bytes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from vdisk.ahead import done_in_order
 from vdisk.disk import Disk
 from vdisk.extent import Kind
 
@@ -78,17 +78,9 @@ def done_ahead(ranges: Iterable[Range], work: Callable[[int, int], T]) -> Iterat
 
     What it raises is raised here, and then no other piece is begun.
     """
-    waiting: deque[Future[T]] = deque()
-    workers = ThreadPoolExecutor(_WORKERS)
-    try:
-        for start, end in in_pieces(ranges):
-            waiting.append(workers.submit(work, start, end))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        workers.shutdown(cancel_futures=True)
+    return done_in_order(
+        in_pieces(ranges), lambda piece: work(*piece), workers=_WORKERS, ahead=_AHEAD
+    )
 
 
 class Buffers:

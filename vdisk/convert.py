@@ -42,9 +42,10 @@ def convert(
 ) -> bool:
     """Make the image `path` with all that `source` holds; whether its geometry could be recorded.
 
-    Raises what `create_image` and `copy_disk` do; then, and when interrupted, no new file is left.
+    Its data are compressed with `compress`, or where an option of the format asks for it.  Raises
+    what `create_image` and `copy_disk` do; then, and when interrupted, no new file is left.
     """
-    if compress:
+    if compress or creatable_format(path, new.format).compressing & new.options.items():
         return create_image(path, new, write=partial(_compressed, source, path, new, advance))
 
     made = OpenOptions(format=creatable_format(path, new.format).name)

@@ -30,6 +30,9 @@ from vdisk.units import format_size
         "vdisk convert disk.img disk.vdi -o subformat=fixed",
         "vdisk convert disk.vdi/p2 root.img              # a partition becomes a disk",
         "vdisk convert root.img --into disk.img/p2       # and back",
+        "vdisk convert --compress disk.img disk.qcow2",
+        "vdisk convert --compress disk.img disk.qcow2 -o compression-type=zstd",
+        "vdisk convert disk.img disk.vmdk -o subformat=streamOptimized",
         "vdisk convert pc98.hdi flat.img",
     )
 )
@@ -39,7 +42,9 @@ from vdisk.units import format_size
     "-o", "given", multiple=True, metavar="NAME=VALUE",
     help="An option of DST's format; may be given several times. See vdisk create -o help.",
 )
-@click.option("--compress", is_flag=True, help="Compress the data, where the format can.")
+@click.option(
+    "--compress", is_flag=True, help="Compress the data: qcow2, and vmdk (streamOptimized)."
+)
 @click.option("--into", is_flag=True, help="Write over DST, a disk or partition that is there.")
 @click.option(
     "--from-format", type=FORMAT, metavar="NAME", help="SRC's format; otherwise it is found out."

@@ -22,6 +22,7 @@ from vdisk.formats.parallels import Parallels, open_parallels
 from vdisk.formats.qcow2.create import QCOW2_OPTIONS, create_qcow2
 from vdisk.formats.qcow2.image import Qcow2
 from vdisk.formats.qcow2.opening import open_qcow2
+from vdisk.formats.qcow2.pack import write_compressed
 from vdisk.formats.qed import Qed, open_qed
 from vdisk.formats.raw import Raw, create_raw, open_raw
 from vdisk.formats.vdi import Vdi, open_vdi
@@ -32,9 +33,10 @@ from vdisk.formats.vhdx import Vhdx
 from vdisk.formats.vhdx_create import VHDX_OPTIONS, create_vhdx
 from vdisk.formats.vhdx_open import open_vhdx
 from vdisk.formats.vmdk import Vmdk
-from vdisk.formats.vmdk_create import VMDK_OPTIONS, create_vmdk
+from vdisk.formats.vmdk_create import STREAM, VMDK_OPTIONS, create_vmdk
 from vdisk.formats.vmdk_descriptor import is_extent_name
 from vdisk.formats.vmdk_open import open_vmdk
+from vdisk.formats.vmdk_pack import write_stream
 from vdisk.host import HostFile
 from vdisk.record import DRIVE_FORMAT, FORMAT_ATTRIBUTE, stored_format
 
@@ -48,7 +50,8 @@ class Format:
     `is_part` tells the names of files that are parts of an image and none themselves.
     `sector_size` is that of a new disk where none is asked for.  `unsigned`: nothing in the file
     tells the format, so that a file of one of its extensions is taken for it.  `write_compressed`
-    writes a whole image of compressed data, None where the format has none.
+    writes a whole image of compressed data, None where the format has none; an option of
+    `compressing` asks for that, too.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Format:
     sector_size: int | None = None
     unsigned: bool = False
     write_compressed: CompressedWriter | None = None
+    compressing: frozenset[tuple[str, str]] = frozenset()
 
 
 def _headed(layout: Layout, extension: str | None = None) -> Format:
@@ -80,6 +84,7 @@ FORMATS: dict[str, Format] = {
         Format(Raw.name, open_raw, create_raw, unsigned=True),
         Format(
             Qcow2.name, open_qcow2, create_qcow2, (".qcow2",), QCOW2_OPTIONS, overlays=True,
+            write_compressed=write_compressed,
         ),
         Format(
             Vdi.name, open_vdi, create_vdi, (".vdi",), VDI_OPTIONS,
@@ -88,6 +93,7 @@ FORMATS: dict[str, Format] = {
         Format(
             Vmdk.name, open_vmdk, create_vmdk, (".vmdk",), VMDK_OPTIONS,
             stores_geometry=True, overlays=True, is_part=is_extent_name,
+            write_compressed=write_stream, compressing=frozenset({("subformat", STREAM)}),
         ),
         Format(Parallels.name, open_parallels),
         Format(Qed.name, open_qed),

@@ -39,11 +39,16 @@ _DESCRIPTOR_SECTORS = 20
 _TABLE_SECTORS = TABLE_ENTRIES * 4 // SECTOR
 _ENTRIES_AT_ONCE = 1 << 18
 
-_SUBFORMATS = ("monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat")
+SUBFORMAT_DEFAULT = "monolithicSparse"
+STREAM = "streamOptimized"
+"""The subformat that is written once, by whoever has all of the disk."""
+_SUBFORMATS = (
+    SUBFORMAT_DEFAULT, "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", STREAM,
+)
 
 VMDK_OPTIONS = (
-    Option("subformat", "whether it takes space as it is written, and is one file or several",
-           "monolithicSparse", _SUBFORMATS),
+    Option("subformat", "whether it takes space as it is written, and is one file or several; "
+           "or compressed, by convert", SUBFORMAT_DEFAULT, _SUBFORMATS),
     Option("adapter-type", "the controller that a virtual machine is to have for it", "ide",
            ("ide", "buslogic", "lsilogic", "legacyESX")),
     Option("grain-size", "bytes that are allocated at once; VMware makes 64K", "64K"),
@@ -62,9 +67,14 @@ def create_vmdk(creation: Creation) -> None:
     for a parent that is no VMDK: a child knows its parent by a number that only those have.
     """
     subformat = creation.options["subformat"]
-    _check(creation, subformat)
+    check_creation(creation, subformat)
+    if subformat == STREAM:
+        raise InvalidArgument(
+            f"a {STREAM} VMDK is written once, with all that it is to hold",
+            path=creation.host.path, hint="vdisk convert --compress makes one of another image",
+        )
     sectors, path = creation.size // SECTOR, creation.host.path
-    if subformat == "monolithicSparse":
+    if subformat == SUBFORMAT_DEFAULT:
         line = ExtentLine("RW", sectors, "SPARSE", path.name)
         descriptor = _descriptor(creation, (line,))
         header = new_header(sectors, creation, descriptor=descriptor)
@@ -81,13 +91,15 @@ def create_vmdk(creation: Creation) -> None:
     creation.host.write(0, _descriptor(creation, lines).encoded())  # Last: until now it is none.
 
 
-def _check(creation: Creation, subformat: str) -> None:
+def check_creation(creation: Creation, subformat: str) -> None:
+    """Raises InvalidArgument for what no VMDK of that subformat can be."""
     path = creation.host.path
     if creation.sector_size != SECTOR:
         raise InvalidArgument(
             f"a VMDK has sectors of {SECTOR} bytes, not {creation.sector_size}", path=path
         )
-    limit = CAPACITY_SECTORS_MAX if subformat == "monolithicSparse" else SECTORS_MAX
+    in_one = subformat in (SUBFORMAT_DEFAULT, STREAM)
+    limit = CAPACITY_SECTORS_MAX if in_one else SECTORS_MAX
     if creation.size // SECTOR > limit:
         raise InvalidArgument(
             f"a VMDK in one sparse file cannot be {creation.size} bytes large", path=path,
@@ -140,13 +152,13 @@ def _descriptor(creation: Creation, lines: tuple[ExtentLine, ...]) -> Descriptor
             raise InvalidArgument(f"a VMDK cannot name a file {name!r}", path=creation.host.path)
     adapter = creation.options["adapter-type"]
     return new_descriptor(
-        creation.options["subformat"], lines, _geometry(creation, adapter),
+        creation.options["subformat"], lines, new_geometry(creation, adapter),
         adapter_type=adapter,
         hardware_version=creation.options["hwversion"], parent=parent,
     )
 
 
-def _geometry(creation: Creation, adapter: str) -> Geometry:
+def new_geometry(creation: Creation, adapter: str) -> Geometry:
     """As given; else as others make it for that controller: SCSI disks have 255 heads."""
     usual = fixed_heads(creation.size // SECTOR, 16, 63).geometry()
     if creation.geometry_given or creation.geometry != usual:

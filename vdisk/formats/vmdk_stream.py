@@ -2,7 +2,7 @@
 
 Nothing is gone back to, so the file can go into a pipe.  Each grain table comes behind the grains
 it names, the grain directory behind all of them, and a second header, which says where that is, at
-the end.  Grains are compressed one by one: `pack_grain` may be called in any number of threads.
+the end.  Grains are compressed one by one: `pack` may be called in any number of threads.
 
 Source: VMware, "Virtual Disk Format 5.0", "Stream-Optimized Compressed Sparse Extents".
 """
@@ -15,10 +15,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
-from typing import Protocol
 
 from vdisk.errors import InvalidArgument
-from vdisk.extent import Extent, Kind
 from vdisk.formats.table import little_endian
 from vdisk.formats.vmdk_descriptor import ExtentLine, new_descriptor
 from vdisk.formats.vmdk_header import (
@@ -40,7 +38,6 @@ _OVERHEAD_SECTORS = 128
 _DESCRIPTOR_SECTORS = 20
 _LEVEL = 6
 _TABLE_SECTORS = TABLE_ENTRIES * 4 // SECTOR
-_NOTHING = bytes(GRAIN_BYTES)
 
 
 class _Type(IntEnum):
@@ -50,47 +47,17 @@ class _Type(IntEnum):
     FOOTER = 3
 
 
-class Readable(Protocol):
-    """A disk, as far as it has to be one to be packed."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-    def map(self, offset: int, length: int) -> Iterator[Extent]:
-        """As `Disk.map`."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """As `Disk.read`."""
+def pack(data: bytes) -> bytes:
+    """A grain compressed; `data` may be shorter than one at the end of the disk."""
+    return zlib.compress(data.ljust(GRAIN_BYTES, b"\0"), _LEVEL)
 
 
-def grains(disk: Readable) -> Iterator[tuple[int, bytes]]:
-    """(guest offset, bytes) of each grain of the disk that is not all zeros, in order.
-
-    The last one may be shorter.  Raises what reading raises.
-    """
-    following = 0  # The first grain that was not looked at yet.
-    for extent in disk.map(0, disk.size):
-        if extent.kind is Kind.ZERO:
-            continue
-        first = max(extent.guest_offset // GRAIN_BYTES, following)
-        following = max(-(-extent.guest_end // GRAIN_BYTES), following)
-        for index in range(first, following):
-            offset = index * GRAIN_BYTES
-            data = disk.read(offset, min(GRAIN_BYTES, disk.size - offset))
-            if data != _NOTHING[: len(data)]:
-                yield offset, data
-
-
-def pack_grain(guest_offset: int, data: bytes, level: int = _LEVEL) -> bytes:
+def framed(guest_offset: int, packed: bytes) -> bytes:
     """The grain as it is in the file: marker, compressed bytes, and what fills the sector up.
 
-    `guest_offset` is a multiple of `GRAIN_BYTES`; `data` is that long, or shorter at the end of the
-    disk.  `level` is zlib's, 0 to 9.
+    `guest_offset` is a multiple of `GRAIN_BYTES`, `packed` what `pack` made of it.
     """
-    packed = zlib.compress(data.ljust(GRAIN_BYTES, b"\0"), level)
-    marker = _GRAIN_MARKER.pack(guest_offset // SECTOR, len(packed))
-    return _whole_sectors(marker + packed)
+    return _whole_sectors(_GRAIN_MARKER.pack(guest_offset // SECTOR, len(packed)) + packed)
 
 
 def stream_optimized(
@@ -100,10 +67,11 @@ def stream_optimized(
     file_name: str,
     geometry: Geometry | None,
     adapter_type: str = "ide",
+    hardware_version: str = "4",
 ) -> Iterator[bytes]:
     """The bytes of the file, in order, of a disk of `size` bytes.
 
-    `packed` has (guest offset, what `pack_grain` made of it) in ascending order; what is not in it
+    `packed` has (guest offset, what `framed` made of it) in ascending order; what is not in it
     reads as zeros.  `size` is whole sectors, 2 TiB at most: InvalidArgument otherwise, and where
     the file becomes larger than that.
     """
@@ -115,7 +83,10 @@ def stream_optimized(
         version=3, flags=Flag.NEWLINES | Flag.COMPRESSED | Flag.MARKERS,
     )
     line = ExtentLine("RW", sectors, "SPARSE", file_name)
-    text = new_descriptor("streamOptimized", (line,), geometry, adapter_type=adapter_type).encoded()
+    text = new_descriptor(
+        "streamOptimized", (line,), geometry, adapter_type=adapter_type,
+        hardware_version=hardware_version,
+    ).encoded()
     if len(text) > _DESCRIPTOR_SECTORS * SECTOR:
         raise InvalidArgument("the file's name is too long for a VMDK")
     yield (header.pack() + text).ljust(_OVERHEAD_SECTORS * SECTOR, b"\0")

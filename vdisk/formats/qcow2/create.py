@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from vdisk.errors import InvalidArgument
 from vdisk.formats.creation import Creation, Option
 from vdisk.formats.qcow2 import counts
-from vdisk.formats.qcow2.entry import COPIED
+from vdisk.formats.qcow2.entry import ALL_SUBCLUSTERS, COPIED
 from vdisk.formats.qcow2.header import (
     CLUSTER_BITS_MAX,
     CLUSTER_BITS_MIN,
@@ -36,7 +36,6 @@ _COMPRESSIONS = {"zlib": 0, "zstd": 1}
 _ON_OFF = ("on", "off")
 _WIDTHS = ("1", "2", "4", "8", "16", "32", "64")
 _WORDS_AT_ONCE = 1 << 17  # 1 MiB of a table.
-_ALL_SUBCLUSTERS = (1 << 32) - 1
 _ZEROS = bytes(1 << 20)
 
 QCOW2_OPTIONS = (
@@ -73,7 +72,7 @@ def create_qcow2(creation: Creation) -> None:
 
     Raises InvalidArgument for what such an image cannot be.
     """
-    header = _header(creation)
+    header = new_header(creation)
     is_full = creation.options["preallocation"] != "off"
     layout = _layout(creation, header, is_full)
     data = None
@@ -95,7 +94,11 @@ def create_qcow2(creation: Creation) -> None:
     host.write(0, header.first_cluster())
 
 
-def _header(creation: Creation) -> Header:
+def new_header(creation: Creation) -> Header:
+    """The header of a new image by its options, with nothing placed yet.
+
+    Raises InvalidArgument for what such an image cannot be.
+    """
     options = creation.options
     is_on = {name for name, value in options.items() if value == "on"}
     version = _VERSIONS[options["compat"]]
@@ -234,7 +237,7 @@ def _write_words(
     for at in range(0, len(words), _WORDS_AT_ONCE):
         part = [word | flag for word in words[at : at + _WORDS_AT_ONCE]]
         if with_bitmaps:
-            part = [word for each in part for word in (each, _ALL_SUBCLUSTERS)]
+            part = [word for each in part for word in (each, ALL_SUBCLUSTERS)]
         values = array("Q", part)
         host.write(place, big_endian(values))
         place += 8 * len(values)

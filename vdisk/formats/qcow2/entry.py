@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vdisk.errors import Corrupt
+from vdisk.errors import Corrupt, InvalidArgument
 from vdisk.formats.qcow2.header import SUBCLUSTERS, Header
 
 COPIED = 1 << 63
@@ -23,7 +23,7 @@ ZERO = 1
 OFFSET = ((1 << 56) - 1) & ~0x1FF
 _SECTOR = 512
 _RESERVED = ((1 << 62) - 1) & ~OFFSET & ~ZERO
-_BITS = (1 << SUBCLUSTERS) - 1
+ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Entries:
         self._extended = header.extended
         self._alignment = header.cluster_size - 1
         self._sectors_shift = 62 - (header.cluster_bits - 8)
-        self.all_parts = _BITS if header.extended else 1
+        self.all_parts = ALL_SUBCLUSTERS if header.extended else 1
 
     def read(self, word: int, bitmap: int = 0) -> Entry:
         """The entry of these words.  Corrupt where they cannot be right."""
@@ -74,7 +74,7 @@ class Entries:
             return self._standard(word, place, owned)
         if word & ZERO:
             raise Corrupt(f"an L2 entry {word:#x} with a bit that is reserved")
-        allocated, zeros = bitmap & _BITS, bitmap >> SUBCLUSTERS
+        allocated, zeros = bitmap & ALL_SUBCLUSTERS, bitmap >> SUBCLUSTERS
         if allocated & zeros or (allocated and place is None):
             raise Corrupt(f"an L2 entry whose subclusters {bitmap:#x} contradict each other")
         return Entry(place, owned, allocated, zeros)
@@ -101,6 +101,16 @@ class Entries:
         offset = word & ((1 << self._sectors_shift) - 1)
         sectors = ((word & (COMPRESSED - 1)) >> self._sectors_shift) + 1
         return Packed(offset, sectors * _SECTOR - offset % _SECTOR)
+
+    def packed_word(self, offset: int, length: int) -> int:
+        """The word that names `length` bytes of compressed data from byte `offset` of the file on.
+
+        Raises InvalidArgument where that is further than the word reaches.
+        """
+        if offset >> self._sectors_shift:
+            raise InvalidArgument("the image becomes larger than compressed clusters can be in")
+        more = (offset + length - 1) // _SECTOR - offset // _SECTOR
+        return COMPRESSED | more << self._sectors_shift | offset
 
     def words(self, entry: Entry) -> tuple[int, ...]:
         """The words of an entry that is not compressed."""
