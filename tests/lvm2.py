@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from devices import loop_device
+
 TAKES_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a loop device")
 
 _CONFIGURATION = """
@@ -150,20 +152,10 @@ class Tools:
 def attached(*images: Path) -> Iterator[Tools]:
     """The tools, with `images` as the only devices that they know of."""
     with ExitStack() as stack:
-        devices = tuple(stack.enter_context(_loop_device(image)) for image in images)
+        devices = tuple(str(stack.enter_context(loop_device(image))) for image in images)
         folder = Path(tempfile.mkdtemp(prefix="lvm2-"))
         stack.callback(shutil.rmtree, folder)
         accepted = ", ".join(f'"a|^{device}$|"' for device in devices)
         text = _CONFIGURATION.format(accepted=accepted, folder=folder)
         (folder / "lvm.conf").write_text(text)
         yield Tools(devices, folder)
-
-
-@contextmanager
-def _loop_device(image: Path) -> Iterator[str]:
-    line = ["losetup", "--find", "--show", str(image)]
-    made = subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        yield made
-    finally:
-        subprocess.run(["losetup", "--detach", made], check=True)

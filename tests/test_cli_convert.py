@@ -16,6 +16,7 @@ import pytest
 
 import qemu
 from cli import MAIN, done, environment, output, refused, vdisk
+from devices import loop_mounted
 from harness import PATIENCE, sfdisk
 from model import host_folder
 from vdisk.contents import PIECE_BYTES, ZERO_UNIT
@@ -221,15 +222,12 @@ def test_where_blocks_can_be_shared_they_are(tmp_path: Path) -> None:
     device.touch()
     os.truncate(device, 256 * MIB)
     subprocess.run(["mkfs.btrfs", "-q", str(device)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(device), str(mountpoint)], check=True)
-    try:
+    with loop_mounted(device, mountpoint):
         source, target = mountpoint / "source.img", mountpoint / "target.img"
         source.write_bytes(Random(3).randbytes(SIZE))
         done("convert", source, target)
         subprocess.run(["cmp", str(source), str(target)], check=True)
         assert "shared" in output("filefrag", "-v", target)
-    finally:
-        subprocess.run(["umount", str(mountpoint)], check=True)
 
 
 # A compressing format.  None is needed to show what it is handed.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from devices import loop_device
 from harness import (
     PATIENCE,
     ROOT,
@@ -527,11 +528,8 @@ def test_a_loop_device_on_a_mounted_disk_is_named(
 ) -> None:
     # The kernel itself holds the file open: no process in /proc shows it.
     mounted = mounts(make_image(place / "d.img", MIB))
-    device = person.run("losetup", "--find", "--show", mounted / "d").stdout.decode().strip()
-    try:
-        assert device in refusal(person, "umount", mounted.mountpoint)
-    finally:
-        person.run("losetup", "--detach", device)
+    with loop_device(mounted / "d") as device:
+        assert str(device) in refusal(person, "umount", mounted.mountpoint)
     mounted.unmount()
 
 

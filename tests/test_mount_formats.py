@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import qemu
+from devices import loop_mounted
 from harness import Mounted, Person
 
 MIB = 1 << 20
@@ -79,13 +80,10 @@ def test_a_file_system_in_a_mounted_image_is_sound_in_the_image(
         person.run(f"mkfs.{file_system}", "-q", disk)
         files = place / "files"
         files.mkdir()
-        person.run("mount", "-o", "loop", disk, files)
-        try:
+        with loop_mounted(disk, files):
             person.run("cp", "-r", tree, files)
             person.run("rm", files / "tree" / "file 7")
             person.run("diff", "-r", "-x", "file 7", tree, files / "tree")
-        finally:
-            person.run("umount", files)
     elif file_system == "ext4":
         person.run("mkfs.ext4", "-q", "-d", tree, disk)
     else:

@@ -15,6 +15,7 @@ from random import Random
 
 import pytest
 
+from devices import loop_mounted
 from fsx import Exerciser
 from harness import Mounted, Person, make_image, mount
 from stores import MIB, Store
@@ -233,9 +234,8 @@ def sharing_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[P
     image, folder = make_image(tmp_path / "host", 512 * MIB), tmp_path / "host.mnt"
     folder.mkdir()
     Person().run(*request.param, image)
-    Person().run("mount", "-o", "loop", image, folder)
-    yield folder
-    Person().run("umount", folder)
+    with loop_mounted(image, folder):
+        yield folder
 
 
 @AS_ROOT
@@ -283,8 +283,7 @@ def test_fstrim_gives_a_file_systems_free_space_back_to_the_host(tmp_path: Path)
     where.mkdir()
     try:
         Person().run("mkfs.ext4", "-q", "-E", "nodiscard", mounted / "disk")
-        Person().run("mount", "-o", "loop", mounted / "disk", where)
-        try:
+        with loop_mounted(mounted / "disk", where):
             (where / "big").write_bytes(Random(6).randbytes(MIB) * 60)
             (where / "kept").write_bytes(Random(7).randbytes(MIB))
             os.sync()
@@ -294,8 +293,6 @@ def test_fstrim_gives_a_file_systems_free_space_back_to_the_host(tmp_path: Path)
             Person().run("fstrim", where)
             assert full - image.stat().st_blocks * 512 > 55 * MIB
             assert (where / "kept").read_bytes() == Random(7).randbytes(MIB)
-        finally:
-            Person().run("umount", where)
     finally:
         mounted.unmount()
     Person().run("e2fsck", "-fn", image)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from devices import loop_device, loop_mounted
 from harness import PATIENCE, Mounted, Person, sfdisk
 from trees import hashes, make_tree
 
@@ -134,11 +135,8 @@ def _mounted(person: Person, source: Path, where: Path, *options: str) -> Iterat
     if not where.exists():
         person.run("mkdir", where)
     if person.is_root:
-        person.run("mount", "-o", ",".join(["loop", *options]), source, where)
-        try:
+        with loop_mounted(source, where, *options):
             yield
-        finally:
-            person.run("umount", where)
         return
     words = ["fuse2fs", "-f", source, where, "-o", ",".join(["no_default_opts", *options])]
     server = subprocess.Popen(person.command(*words), stdin=subprocess.DEVNULL)
@@ -170,12 +168,8 @@ def _bare(person: Person, image: Path, part: tuple[int, int]) -> Iterator[Path]:
     start, length = part
     if person.is_root:
         limits = ["--offset", str(start), "--sizelimit", str(length)]
-        told = person.run("losetup", "--find", "--show", "--read-only", *limits, image)
-        device = Path(told.stdout.decode().strip())
-        try:
+        with loop_device(image, 512, "--read-only", *limits) as device:
             yield device
-        finally:
-            person.run("losetup", "--detach", device)
         return
     copy = image.with_name(f"from-{start}")
     flags = ["iflag=skip_bytes,count_bytes", f"skip={start}", f"count={length}", "conv=sparse"]
