@@ -4,7 +4,7 @@
 # Read by the other scripts with `source`, after they have set `root`, the absolute path of the
 # checkout. It stands in the way of every `scripts/vdisk`, so it starts no program and no subshell.
 #
-# An environment is up to date for a set of packages ("runtime" or "test") when its stamp holds the
+# An environment is up to date for a set of packages ("runtime", "test" or "fuzz") when its stamp holds the
 # very text that stamp_text makes now: the checkout's path, the Python, and the whole content of
 # each file that decides what is installed. No clock is compared, so a checkout of an older commit
 # or a copied tree is seen for what it is.
@@ -19,7 +19,10 @@ venv_cached=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/vdisk/${root//\//-}
 stamp_text() {
     local files=(requirements.txt requirements-build.txt pyproject.toml scripts/setup scripts/venv.sh)
     local file text
-    [[ $1 != test ]] || files+=(requirements-dev.txt)
+    case $1 in
+        test) files+=(requirements-dev.txt) ;;
+        fuzz) files+=(requirements-dev.txt requirements-fuzz.txt) ;;
+    esac
     stamp="$2"$'\n'"$root"$'\n'
     for file in "${files[@]}"; do
         IFS= read -r -d '' text <"$root/$file" || true

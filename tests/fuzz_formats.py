@@ -31,6 +31,7 @@ from vdisk.parents import opening
 REFUSALS = (InvalidFormat, Corrupt, Unsupported)
 # A parent or extent that is named and is not there, and a file that ends inside a table.
 _SURROUNDINGS = (NotFound, NotPermitted, HostError)
+MEMORY_MAX = 100 << 20
 _CHECKED_MAX = 64 << 20  # Checking reads every table, which is not for each of many thousands.
 _EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 63)
 
@@ -269,38 +270,76 @@ def mutated(
     return changed
 
 
+class Subject:
+    """The image of a seed, which is changed, looked at, and then set right again.
+
+    `content` is what its regions hold, one behind the other.
+    """
+
+    def __init__(self, seed: Seed, folder: Path) -> None:
+        path = folder / f"seed.{seed.format}"
+        seed.make(path)
+        self.seed = seed
+        self.original = path.read_bytes()
+        self.regions = [(at % len(self.original), length) for at, length in seed.regions]
+        self.content = b"".join(
+            self.original[at : at + length] for at, length in dict.fromkeys(self.regions)
+        )
+        self._host = HostFile.open(path, writable=True, lock=False)
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._host.close()
+
+    def with_content(self, content: bytes) -> dict[int, bytes]:
+        """The change that puts `content` into the regions, as far as it goes."""
+        change, begin = {}, 0
+        for at, length in dict.fromkeys(self.regions):
+            length = min(length, len(self.original) - at)
+            change[at] = content[begin : begin + length]
+            begin += length
+        return change
+
+    def outcome(self, change: dict[int, bytes], *, with_checksums: bool) -> str:
+        """The refusal's name, or "opened".  Raises whatever breaks the contract."""
+        self._write(change)
+        sums = self.seed.checksums(self._host) if with_checksums else {}
+        self._write(sums)
+        found = _outcome(self.seed, self._host)
+        self._write({at: self.original[at : at + len(new)] for at, new in (change | sums).items()})
+        return found
+
+    def _write(self, change: dict[int, bytes]) -> None:
+        for at, new in change.items():
+            self._host.write(at, new)
+
+
+def memory() -> int:
+    """The most that this process has had of it, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 def fuzz(seed: Seed, folder: Path, count: int, number: int = 0) -> dict[str, int]:
     """Open and read `count` mutations; how often each outcome was met.
 
     Raises whatever breaks the contract, and AssertionError where memory grew by 100 MB.
     """
-    path = folder / f"seed.{seed.format}"
-    seed.make(path)
-    original = path.read_bytes()
-    regions = [(at % len(original), length) for at, length in seed.regions]
     random = Random(number)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     met: dict[str, int] = {}
-    host = HostFile.open(path, writable=True, lock=False)
-    try:
+    with Subject(seed, folder) as subject:
+        before = memory()
         for _ in range(count):
-            change = mutated(original, regions, random, seed.byteorder)
-            for at, new in change.items():
-                host.write(at, new)
-            sums = seed.checksums(host) if random.random() < 0.8 else {}
-            for at, new in sums.items():
-                host.write(at, new)
-            outcome = _outcome(seed, host)
-            for at, new in (change | sums).items():
-                host.write(at, original[at : at + len(new)])
+            change = mutated(subject.original, subject.regions, random, seed.byteorder)
+            try:
+                outcome = subject.outcome(change, with_checksums=random.random() < 0.8)
+            except BaseException:
+                print(f"{seed.name}, {number}: {change}")
+                raise
             met[outcome] = met.get(outcome, 0) + 1
-    except BaseException:
-        print(f"{seed.name}, {number}: {change}")
-        raise
-    finally:
-        host.close()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 100 << 10, f"memory grew by {grown} KiB"
+        grown = memory() - before
+    assert grown < MEMORY_MAX, f"memory grew by {grown} bytes"
     return met
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from cli import environment
-from fuzz_formats import REFUSALS, SEEDS, Seed, fuzz
+from fuzz_formats import REFUSALS, SEEDS, Seed, Subject, fuzz
 from model import host_folder
+
+REFUSED = {error.__name__ for error in REFUSALS}
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
@@ -28,6 +30,20 @@ def test_a_mutated_image_opens_or_is_refused(seed: Seed) -> None:
 def test_many_more_mutated_images(seed: Seed, number: int) -> None:
     with host_folder("memory") as folder:
         fuzz(seed, folder, seed.slow_count or seed.count, number)
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
+def test_what_a_fuzzer_makes_takes_the_place_of_headers_and_tables(seed: Seed) -> None:
+    """What `fuzz_guided` relies on: its corpus begins with an image that is opened, and each input
+    meets the image as it was made."""
+    with host_folder("memory") as folder, Subject(seed, folder) as subject:
+        path = folder / f"seed.{seed.format}"
+        for content, expected in ((subject.content, {"opened"}), (b"", {"opened"}),
+                                  (b"\xff" * len(subject.content), REFUSED)):  # fmt: skip
+            change = subject.with_content(content)
+            assert sum(map(len, change.values())) == len(content)
+            assert subject.outcome(change, with_checksums=True) in expected
+            assert path.read_bytes() == subject.original
 
 
 _HUGE_VDI = """
