@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vdisk.errors import InvalidArgument
 from vdisk.options import OpenOptions
@@ -52,6 +53,7 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
     """
     found = MountOptions()
     image: dict[str, str] = {}
+    folders: list[Path] = []
     for option in (part for text in texts for part in text.split(",") if part):
         name, _, value = option.partition("=")
         if name in _DROPPED or option.startswith(_DROPPED_PREFIXES):
@@ -78,6 +80,8 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
             found.umask = 0o777 & ~_number(option, value, 8)
         elif name in ("format", "chs", "sector-size", "sector_size", "profile"):
             image[name.replace("-", "_")] = _given(option, value)
+        elif name in ("allow-parent", "allow_parent"):
+            folders.append(Path(_given(option, value)))
         elif not sloppy:
             raise InvalidArgument(f"mount option {option!r} is not known")
     size = image.get("sector_size")
@@ -86,6 +90,7 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions
         chs=image.get("chs"),
         sector_size=None if size is None else _number(f"sector-size={size}", size, 10),
         profile=image.get("profile"),
+        allow_parent=tuple(folders),
     )
     return found
 

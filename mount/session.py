@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -157,6 +157,9 @@ def _prepare(request: Request) -> None:
     """
     request.sources = [Path(os.path.abspath(source)) for source in request.sources]
     request.mountpoint = where = Path(os.path.realpath(request.mountpoint))
+    image = request.options.image
+    folders = tuple(Path(os.path.abspath(folder)) for folder in image.allow_parent)
+    request.options.image = replace(image, allow_parent=folders)
     if request.pid_file is not None:
         request.pid_file = Path(os.path.abspath(request.pid_file))
     for source in request.sources:

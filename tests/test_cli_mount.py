@@ -468,6 +468,38 @@ def test_the_helper_fakes_and_is_sloppy(
     assert str(place) not in Path("/proc/self/mountinfo").read_text()
 
 
+@AS_ONE
+@pytest.mark.usefixtures("taken_down")
+@pytest.mark.parametrize("given", ["by mount(8)", "-o allow-parent=bases",
+                                   "--allow-parent bases"])  # fmt: skip
+def test_a_parent_elsewhere_is_followed_into_the_folder_that_is_allowed(
+    given: str,
+    helper: Callable[..., subprocess.CompletedProcess[bytes]],
+    person: Person,
+    place: Path,
+) -> None:
+    """Also one that is named from here: the process that serves the mount is elsewhere."""
+    bases, overlays = place / "bases", place / "overlays"
+    bases.mkdir()
+    overlays.mkdir()
+    base, overlay = bases / "base.qcow2", overlays / "d.qcow2"
+    person.run("qemu-img", "create", "-q", "-f", "qcow2", base, "1M")
+    person.run("qemu-io", "-f", "qcow2", "-c", "write -P 65 0 512", base)
+    words = ["-q", "-f", "qcow2", "-F", "qcow2", "-b", "../bases/base.qcow2"]
+    person.run("qemu-img", "create", *words, overlay)
+    assert "--allow-parent" in refusal(person, "mount", overlay, place / "mnt")
+    assert not (place / "mnt").exists()
+    if given.startswith("-"):
+        person.vdisk("mount", *given.split(), overlays, place / "mnt", cwd=place)
+    else:
+        (place / "mnt").mkdir()
+        allowed = f"ro,allow_parent={place}/none,allow_parent={bases}"
+        ended = helper(person, overlay, place / "mnt", "-o", allowed)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+    assert content(person, place / "mnt/d")[:513] == b"A" * 512 + b"\0"
+    person.vdisk("umount", place / "mnt")
+
+
 @TAKES_ROOT
 def test_mount_8_and_fstab(tmp_path: Path) -> None:
     # mount(8) looks for helpers in /sbin only, so a private /sbin is made: in a namespace of its

@@ -30,6 +30,7 @@ from vdisk.units import format_size
         "vdisk mount -r a.img b.img mnt         # several images, for reading only",
         "vdisk mount --snapshot disk.img mnt    # try something out: disk.img stays as it is",
         "vdisk mount -o allow_other,uid=1000 disk.img mnt",
+        "vdisk mount --allow-parent bases/ overlays/ mnt",
     )
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=FILE)
@@ -48,7 +49,8 @@ from vdisk.units import format_size
 @click.option(
     "-o", "--options", "mount_options", metavar="OPTION,...", multiple=True,
     help="Mount options: ro, allow_other, uid=, gid=, umask=, mode=, nonempty, server=, "
-    "nopassthrough, snapshot, format=, chs=, sector-size=, profile=, and those that any mount has.",
+    "nopassthrough, snapshot, format=, chs=, sector-size=, profile=, allow-parent=, and those "
+    "that any mount has.",
 )
 @click.option(
     "--server", type=click.Choice(SERVERS), help="Which FUSE server carries the requests: our own, "
