@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import qemu
 from cli import WITHOUT_ATTRIBUTES, done, output, refused, vdisk
 from harness import make_image, sfdisk
 
@@ -213,3 +214,13 @@ def test_a_disk_in_use_is_not_resized(tmp_path: Path) -> None:
         assert f"pid {holder.pid}" in refused("resize", image, "2M")
         holder.stdin.close()
     assert image.stat().st_size == MIB
+
+
+def test_options_may_be_written_as_qemu_writes_them(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.qcow2", tmp_path / "other.qcow2"
+    options = "cluster_size=4K,lazy_refcounts=on,compression_type=zstd"
+    done("create", one, "--size", "1M", "-o", options)
+    qemu.qemu("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, other, "1M")
+    details = [qemu.info(path, "qcow2")["format-specific"] for path in (one, other)]
+    assert details[0] == details[1]
+    assert qemu.info(one, "qcow2")["cluster-size"] == 4096

@@ -151,13 +151,15 @@ def option_lines(path: Path, format_name: str | None) -> Iterator[str]:
 
 def parse_options(given: Iterable[str]) -> dict[str, str]:
     """`-o a=1 -o b=2`, or `-o a=1,b=2`, as {"a": "1", "b": "2"}; a usage error for what is neither.
+
+    Names are ours, with hyphens, or the same as QEMU writes them, with underscores.
     """
     found: dict[str, str] = {}
     for text in (part for one in given for part in one.split(",")):
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="-o")
-        found[name] = value
+        found[name.replace("_", "-")] = value
     return found
 
 
