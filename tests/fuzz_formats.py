@@ -32,6 +32,8 @@ REFUSALS = (InvalidFormat, Corrupt, Unsupported)
 # A parent or extent that is named and is not there, and a file that ends inside a table.
 _SURROUNDINGS = (NotFound, NotPermitted, HostError)
 MEMORY_MAX = 100 << 20
+# What a table says is met when that is read, which is no less a refusal.
+_TOLD_LATER = (Corrupt, Unsupported, HostError)
 _CHECKED_MAX = 64 << 20  # Checking reads every table, which is not for each of many thousands.
 _EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 63)
 
@@ -352,12 +354,12 @@ def _outcome(seed: Seed, host: HostFile) -> str:
     disk = ImageDisk(image, address="fuzzed", sector_size=512, read_only=True)
     try:
         for offset in {0, disk.size // 2, max(disk.size - 512, 0)}:
-            with suppress(Corrupt, HostError):
+            with suppress(*_TOLD_LATER):
                 disk.read(offset, min(512, disk.size - offset))
-            with suppress(Corrupt, HostError):
+            with suppress(*_TOLD_LATER):
                 next(image.map(offset, disk.size - offset), None)
         if disk.size <= _CHECKED_MAX:
-            with suppress(Corrupt, HostError):
+            with suppress(*_TOLD_LATER):
                 list(islice(image.check(), 10))
         image.info()
         return "opened"
