@@ -456,11 +456,12 @@ def test_an_overlay_is_read_alike_by_libvhdi_and_leaves_its_parents_alone(
     expect_libvhdi(paths[::-1], bytes(content))
 
 
-def test_a_block_that_is_here_in_part_reads_as_libvhdi_does_and_is_filled_up(
-    tmp_path: Path,
-) -> None:
-    """As Hyper-V leaves it: a bitmap says which sectors are the child's, the lowest bit first."""
-    base, overlay = chain(tmp_path, 2)
+def overlay_in_part(folder: Path) -> tuple[Path, Path, bytearray]:
+    """Base, overlay, and what that reads as: it has a block of which some sectors are here.
+
+    As Hyper-V leaves it: a bitmap says which sectors are the child's, the lowest bit first.
+    """
+    base, overlay = chain(folder, 2)
     with open_image(base, writable=True) as disk:
         disk.write(0, b"P" * (8 * MIB))
     overlay.unlink()
@@ -480,6 +481,13 @@ def test_a_block_that_is_here_in_part_reads_as_libvhdi_does_and_is_filled_up(
         if bits[number // 8] >> number % 8 & 1:
             at = 3 * MIB + number * 512
             content[at : at + 512] = b"C" * 512
+    return base, overlay, content
+
+
+def test_a_block_that_is_here_in_part_reads_as_libvhdi_does_and_is_filled_up(
+    tmp_path: Path,
+) -> None:
+    base, overlay, content = overlay_in_part(tmp_path)
     expect_libvhdi([overlay, base], bytes(content))
     with open_image(overlay, writable=False) as disk:
         assert disk.read(0, disk.size) == content

@@ -155,7 +155,10 @@ def _check_match(
     host = _open_named(child, chain, name, writable=False)
     try:
         if reference.matches is not None and not reference.matches(host):
-            raise Corrupt("is another image than the one its child was made on", path=host.path)
+            raise Corrupt(
+                "is another image than the one its child was made on, or was written to since",
+                path=host.path, hint="to take it all the same: vdisk rebase --unsafe",
+            )
     finally:
         host.close()
 

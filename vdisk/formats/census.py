@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 
+from vdisk.host import HostFile
+
 _SORTED_AT_ONCE = 1 << 19  # So many are numbers of Python's at one time: some 20 MB.
 _GAPS_MAX = 1 << 12  # As many gaps as are remembered; the table is looked at again for more.
+
+_EDGES = 128 << 10  # Two pages are at most 64 KiB large each.
 
 Region = tuple[int, int]
 """(first byte, end) in the file of something other than a block: a header, the block table."""
@@ -60,6 +64,21 @@ def targets(census: Census, stride: int, count_max: int) -> Iterator[int]:
         while low < census.last_block and high - low >= stride and count_max:
             yield low
             low, count_max = low + stride, count_max - 1
+
+
+def has_data(host: HostFile, place: int, length: int) -> bool:
+    """Whether anything but zeros is there, told without reading more than what a hole leaves.
+
+    Where it does not begin at a page of the file, parts of two pages are zeros and no hole.
+    """
+    read = 0
+    for start, end, is_data in host.ranges(place, length):
+        if not is_data:
+            continue
+        read += end - start
+        if read > _EDGES or any(host.read(start, end - start)):
+            return True
+    return False
 
 
 def in_order(numbers: Iterable[Iterable[int]]) -> Iterator[int]:

@@ -1,9 +1,7 @@
 """Giving back what a VDI image does not need: blocks that are all zeros, and the file behind them.
 
-A block whose place is a hole in the file, as discarding leaves it, is forgotten.  (Where it does
-not begin at a page of the file, parts of two pages are left of it, which are zeros and no hole.)
-The last blocks move into the gaps, and the file ends behind the last one.  Each step is a sound
-state.
+A block whose place is a hole in the file, as discarding leaves it, is forgotten.  The last blocks
+move into the gaps, and the file ends behind the last one.  Each step is a sound state.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from vdisk.formats.census import has_data
 from vdisk.formats.vdi_header import FREE, ZERO, VdiType
 from vdisk.formats.vdi_resize import close_gaps, cut_off
 from vdisk.plan import Barrier, Plan
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from vdisk.formats.vdi import Vdi
 
 _FORGOTTEN_MAX = 1024  # Blocks that one plan forgets.
-_EDGES = 128 << 10  # As much of a block is read: two pages are at most 64 KiB large each.
 
 
 def plan_compact(vdi: Vdi) -> Plan | None:
@@ -48,19 +46,8 @@ def _empty_blocks(vdi: Vdi) -> Iterator[int]:
     unit = vdi.header.block_size
     for first, page in vdi.table.runs():
         for number, entry in enumerate(page):
-            if entry < ZERO and not _has_data(vdi, vdi.place(entry), unit):
+            if entry < ZERO and not has_data(vdi.host, vdi.place(entry), unit):
                 yield first + number
-
-
-def _has_data(vdi: Vdi, place: int, length: int) -> bool:
-    read = 0
-    for start, end, is_data in vdi.host.ranges(place, length):
-        if not is_data:
-            continue
-        read += end - start
-        if read > _EDGES or any(vdi.host.read(start, end - start)):
-            return True
-    return False
 
 
 def _forget(vdi: Vdi, blocks: list[int]) -> Plan:

@@ -27,7 +27,7 @@ from uuid import uuid4
 from vdisk.errors import Corrupt, Unsupported
 from vdisk.extent import Extent, Host, Kind
 from vdisk.formats import vhdx_bat as bat
-from vdisk.formats import vhdx_blocks, vhdx_check, vhdx_resize
+from vdisk.formats import vhdx_blocks, vhdx_check, vhdx_compact, vhdx_parent, vhdx_resize
 from vdisk.formats.base import ImageFormat, Problem
 from vdisk.formats.bits import runs
 from vdisk.formats.census import Census, Region, in_order, take_census
@@ -69,6 +69,7 @@ class Vhdx(ImageFormat):
             metadata.block_size, metadata.sector_size, has_parent=metadata.parent is not None
         )
         self.limit = replayed.end  # No place ends past this.
+        self.next_data = uuid4()  # The data's identity from the first write on.
         self._census: Census | None = None
         self.take(metadata, regions)
 
@@ -227,7 +228,7 @@ class Vhdx(ImageFormat):
         yield from ((region.offset, region.end) for region in self.regions.all)
         if self.metadata.parent is None:
             return
-        for index in range(self.layout.ratio, self.table.entries, self.layout.ratio + 1):
+        for index in self.layout.bitmaps(self.table.entries):
             entry = self.table.get(index)
             if bat.state(entry) == BlockState.FULL:
                 yield bat.place(entry), bat.place(entry) + bat.BITMAP_BLOCK
@@ -235,7 +236,7 @@ class Vhdx(ImageFormat):
     def plan_first_write(self) -> Plan:
         """The log replayed in the host; other identities of file and data; copies set right."""
         self.census  # noqa: B018 - it refuses what cannot be written without damage.
-        return self._settled(replace(self.journal.headers.current, data_write=uuid4()))
+        return self._settled(replace(self.journal.headers.current, data_write=self.next_data))
 
     def plan_settle(self) -> Plan:
         """As before a first write, but the data is the same: so is its identity."""
@@ -302,6 +303,17 @@ class Vhdx(ImageFormat):
 
     def plan_resize(self, size: int) -> Plan:
         return vhdx_resize.plan_resize(self, size)
+
+    def plan_parent(
+        self, parent: ImageDisk | None, name: str | None, *, any_state: bool = False
+    ) -> Plan:
+        return vhdx_parent.plan_parent(self, parent, name, any_state=any_state)
+
+    def creation_options(self) -> dict[str, str]:
+        return {"block-size": str(self.block_size)}
+
+    def plan_compact(self) -> Plan | None:
+        return vhdx_compact.plan_compact(self)
 
     # What it is like
 

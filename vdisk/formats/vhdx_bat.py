@@ -73,6 +73,14 @@ class Layout:
         """The entry of a block."""
         return block + block // self.ratio
 
+    def block(self, index: int) -> int:
+        """The block of an entry that is not one of a sector bitmap."""
+        return index - index // (self.ratio + 1)
+
+    def bitmaps(self, entries: int) -> range:
+        """Which of so many entries are those of sector bitmaps."""
+        return range(self.ratio, entries, self.ratio + 1)
+
     def is_bitmap(self, index: int) -> bool:
         """Whether an entry is one of a sector bitmap."""
         return index % (self.ratio + 1) == self.ratio

@@ -112,16 +112,21 @@ def _content(vhdx: Vhdx, offset: int, end: int, distance: int) -> Iterator[Step]
 
 def filled_up(vhdx: Vhdx, block: int) -> Plan:
     """Bring the parent's sectors of a block into it; the request is then one in place."""
+    index, data = vhdx.layout.index(block), vhdx.place(vhdx.entry(block))
+    vhdx.table.hold(index, 1)
+    return Plan(
+        tuple(filling(vhdx, block)), lambda: vhdx.table.set(index, bat.full(data), waiting=True)
+    )
+
+
+def filling(vhdx: Vhdx, block: int) -> Iterator[Fill]:
+    """Steps that bring the parent's sectors into a block that is here in part."""
     unit, sector = vhdx.block_size, vhdx.metadata.sector_size
     data, start = vhdx.place(vhdx.entry(block)), block * unit
-    steps = []
     for first, stop, is_here in runs(vhdx.sector_bits(block), 0, unit // sector):
         low, high = start + first * sector, min(start + stop * sector, vhdx.size)
         if not is_here and low < high:
-            steps.append(Fill(low, high - low, vhdx.host, data + low - start))
-    index = vhdx.layout.index(block)
-    vhdx.table.hold(index, 1)
-    return Plan(tuple(steps), lambda: vhdx.table.set(index, bat.full(data), waiting=True))
+            yield Fill(low, high - low, vhdx.host, data + low - start)
 
 
 def plan_zero(vhdx: Vhdx, offset: int, length: int) -> Plan:

@@ -38,7 +38,7 @@ def check(vhdx: Vhdx) -> Iterator[Problem]:
 
 def _unused_tail(vhdx: Vhdx, census: Census) -> Iterator[Problem]:
     """Space for blocks that did not get their entries, before a crash or for want of space."""
-    cut = cut_tail(vhdx, census)
+    cut = cut_tail(vhdx, census, vhdx.block_size)
     if cut is not None:
         unused = vhdx.host.size() - census.end
         yield Problem(

@@ -5,9 +5,7 @@ As Hyper-V lays it out: log at 1 MiB, metadata at 2, block table at 3, then the 
 
 from __future__ import annotations
 
-import os
 import struct
-from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 from vdisk.errors import InvalidArgument
@@ -21,11 +19,9 @@ from vdisk.formats.vhdx_metadata import (
     SIZE_MAX,
     Metadata,
 )
+from vdisk.formats.vhdx_parent import locator
 from vdisk.formats.vhdx_regions import TABLE_OFFSETS, Region, Regions
 from vdisk.units import GIB, MIB
-
-if TYPE_CHECKING:
-    from vdisk.formats.vhdx import Vhdx
 
 _CREATOR = "vdisk"
 _LOG = Region(MIB, MIB)
@@ -114,25 +110,8 @@ def _block_size(creation: Creation) -> int:
 
 def _parent(creation: Creation) -> dict[str, str] | None:
     """What an overlay says of its parent."""
-    parent = creation.parent
-    if parent is None:
+    if creation.parent is None:
         return None
-    if parent.image.name != "vhdx":
-        raise InvalidArgument(
-            "a VHDX overlay needs a VHDX image beneath it", path=parent.address,
-            hint="convert it to VHDX first, or choose another format for the overlay",
-        )
-    if parent.sector_size != creation.sector_size:
-        raise InvalidArgument(
-            f"its parent has sectors of {parent.sector_size} bytes, "
-            f"not {creation.sector_size}", path=creation.host.path,
-        )
-    state = cast("Vhdx", parent.image).journal.headers.current.data_write
-    relative = (creation.parent_name or "").replace("/", "\\")
-    absolute = os.path.realpath(parent.image.hosts()[0].path).replace("/", "\\")
-    return {
-        "parent_linkage": f"{{{state}}}",
-        "parent_linkage2": f"{{{NO_GUID}}}",
-        "relative_path": relative if relative.startswith("..") else f".\\{relative}",
-        "absolute_win32_path": absolute,
-    }
+    return locator(
+        creation.host, creation.sector_size, creation.parent, creation.parent_name
+    )

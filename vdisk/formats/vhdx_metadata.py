@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from uuid import UUID, uuid4
 
-from vdisk.errors import Corrupt, Unsupported
+from vdisk.errors import Corrupt, InvalidArgument, Unsupported
 from vdisk.formats.table import Reader
 from vdisk.units import KIB, MIB, TIB
 
@@ -150,6 +150,49 @@ def _items(table: bytes, length: int) -> Iterator[tuple[UUID, tuple[int, int]]]:
         if size and (offset < TABLE_BYTES or size > _ITEM_BYTES_MAX or offset + size > length):
             raise Corrupt(f"its metadata item {item} lies outside the metadata")
         yield item, (offset, size)
+
+
+def parent_changes(
+    reader: Reader, offset: int, length: int, parent: Mapping[str, str] | None
+) -> list[tuple[int, bytes]]:
+    """(offset in the file, bytes): what makes the metadata in that region say so of a parent.
+
+    To be done at once: they may lie over what it says now.  With None it has no parent any more.
+    Raises InvalidArgument where there is no room.
+    """
+    table = reader.read(offset, TABLE_BYTES)
+    (_, _, count) = _HEAD.unpack_from(table)
+    entries = [_ENTRY.unpack_from(table, _ENTRIES_AT + n * _ENTRY.size) for n in range(count)]
+    kept = [entry for entry in entries if not _is_item(entry, PARENT_LOCATOR)]
+    found = []
+    if parent is not None:
+        packed = _packed_locator(parent)
+        at = _room(kept, len(packed))
+        if at + len(packed) > length or len(kept) == _ENTRIES_MAX:
+            raise InvalidArgument("its metadata has no room for the parent's name")
+        kept.append((PARENT_LOCATOR.bytes_le, at, len(packed), _REQUIRED, 0))
+        found.append((offset + at, packed))
+    place = next(entry[1] for entry in kept if _is_item(entry, FILE_PARAMETERS)) + offset + 4
+    (flags,) = struct.unpack("<I", reader.read(place, 4))
+    flags = flags & ~_HAS_PARENT | (parent is not None) * _HAS_PARENT
+    new = _HEAD.pack(_SIGNATURE, 0, len(kept)).ljust(_ENTRIES_AT, b"\0")
+    new += b"".join(_ENTRY.pack(*entry) for entry in kept)
+    new = new.ljust(_ENTRIES_AT + count * _ENTRY.size, b"\0")
+    return [(place, struct.pack("<I", flags)), *found, (offset, new)]
+
+
+def _is_item(entry: tuple[bytes, int, int, int, int], item: UUID) -> bool:
+    guid, _, _, flags, _ = entry
+    return guid == item.bytes_le and not flags & _USER
+
+
+def _room(entries: list[tuple[bytes, int, int, int, int]], length: int) -> int:
+    """Where in the region `length` bytes are over none of these items."""
+    at = TABLE_BYTES
+    for start, size in sorted((entry[1], entry[2]) for entry in entries):
+        if size and start < at + length:
+            at = max(at, -(-(start + size) // 8) * 8)
+    return at
 
 
 def _locator(raw: bytes) -> dict[str, str]:

@@ -153,7 +153,7 @@ def _move_table(vhdx: Vhdx, entries: int) -> Plan:
 def _shrink(vhdx: Vhdx, size: int) -> Plan:
     dropped = _dropped(vhdx, size)
     if dropped:
-        return _drop(vhdx, dropped)
+        return drop(vhdx, dropped, BlockState.NOT_PRESENT)
     moves = close_gaps(vhdx, vhdx.census)
     if moves is not None:
         return moves
@@ -175,8 +175,12 @@ def _dropped(vhdx: Vhdx, size: int) -> list[tuple[int, int]]:
     return [(numbers[0], numbers[-1] + 1) for numbers in islice(filter(None, used), _MOVES_MAX)]
 
 
-def _drop(vhdx: Vhdx, runs: list[tuple[int, int]]) -> Plan:
-    """Forget what is in these blocks, and give their space back."""
+def drop(vhdx: Vhdx, runs: Iterable[tuple[int, int]], state: BlockState) -> Plan:
+    """Forget what is in these blocks, now in that state, and give their space back.
+
+    `runs` are (first, end) of their entries.
+    """
+    runs = list(runs)
     places = []
     for first, end in runs:
         for number in range(first, end):
@@ -188,7 +192,7 @@ def _drop(vhdx: Vhdx, runs: list[tuple[int, int]]) -> Plan:
 
     def steps() -> Iterator[Step]:
         yield from vhdx.logged(
-            vhdx.table.put(first, [0] * (end - first)) for first, end in runs
+            vhdx.table.put(first, [state] * (end - first)) for first, end in runs
         )
         yield from vhdx.journal.ended(then=True)
         for place, length in places:
@@ -203,10 +207,10 @@ def _drop(vhdx: Vhdx, runs: list[tuple[int, int]]) -> Plan:
     return Plan(steps(), done, exclusive=True)
 
 
-def cut_tail(vhdx: Vhdx, census: Census) -> Plan | None:
-    """Give back the space behind the last block; None where that is less than one takes."""
+def cut_tail(vhdx: Vhdx, census: Census, least: int) -> Plan | None:
+    """Give back the space behind the last block; None where that is less than `least` bytes."""
     end = -(-census.end // MIB) * MIB
-    if vhdx.host.is_block or vhdx.host.size() - end < vhdx.block_size:
+    if vhdx.host.is_block or vhdx.host.size() - end < least:
         return None
 
     def steps() -> Iterator[Step]:
