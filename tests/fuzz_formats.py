@@ -313,12 +313,12 @@ def _outcome(seed: Seed, host: HostFile) -> str:
     disk = ImageDisk(image, address="fuzzed", sector_size=512, read_only=True)
     try:
         for offset in {0, disk.size // 2, max(disk.size - 512, 0)}:
-            with suppress(Corrupt, HostError):
+            with suppress(Corrupt, Unsupported, HostError):
                 disk.read(offset, min(512, disk.size - offset))
-            with suppress(Corrupt, HostError):
+            with suppress(Corrupt, Unsupported, HostError):
                 next(image.map(offset, disk.size - offset), None)
         if disk.size <= _CHECKED_MAX:
-            with suppress(Corrupt, HostError):
+            with suppress(Corrupt, Unsupported, HostError):
                 list(islice(image.check(), 10))
         image.info()
         return "opened"
