@@ -240,7 +240,9 @@ def sector(*entries: int) -> bytes:
     return struct.pack(f"<{len(entries)}Q", *entries).ljust(4096, b"\0")
 
 
-@pytest.mark.parametrize("count", [1, 125, 126, 127, 190])
+@pytest.mark.parametrize(
+    "count", [1, 126, 190, *(pytest.param(count, marks=pytest.mark.slow) for count in (125, 127))]
+)
 def test_entries_of_any_number_of_changes_are_replayed(
     tmp_path: Path, count: int
 ) -> None:

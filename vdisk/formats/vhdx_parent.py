@@ -18,7 +18,6 @@ from vdisk.errors import InvalidArgument
 from vdisk.formats import vhdx_bat as bat
 from vdisk.formats.vhdx_bat import BlockState
 from vdisk.formats.vhdx_blocks import filling
-from vdisk.formats.vhdx_header import NO_GUID
 from vdisk.formats.vhdx_metadata import parent_changes
 from vdisk.host import HostFile
 from vdisk.plan import Barrier, Plan, Put, Step
@@ -51,9 +50,10 @@ def locator(
             path=child.path,
         )
     relative = (name or "").replace("/", "\\")
+    next_linkage = {"parent_linkage2": f"{{{image.next_data}}}"} if any_state else {}
     return {
         "parent_linkage": f"{{{image.journal.headers.current.data_write}}}",
-        "parent_linkage2": f"{{{image.next_data if any_state else NO_GUID}}}",
+        **next_linkage,
         "relative_path": relative if relative.startswith("..") else f".\\{relative}",
         "absolute_win32_path": os.path.realpath(image.host.path).replace("/", "\\"),
     }
