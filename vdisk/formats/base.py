@@ -210,7 +210,10 @@ class ImageFormat(ABC):
         the image is asked nothing more afterwards.  What it reads as then is the caller's care.
         Raises InvalidArgument for a parent that the format cannot have.
         """
-        raise Unsupported(f"a {self.name} image has no parent", path=self.hosts()[0].path)
+        raise Unsupported(
+            f"what is beneath a {self.name} image is not changed by this version",
+            path=self.hosts()[0].path, hint="qemu-img commit and qemu-img rebase know more formats",
+        )
 
     def creation_options(self) -> dict[str, str]:
         """The options (`-o`) that make an image like this one where their defaults do not."""
