@@ -7,7 +7,6 @@ that is there, it is no QCOW2 image.
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from vdisk.errors import InvalidArgument
 from vdisk.formats.creation import Creation, Option
 from vdisk.formats.qcow2 import counts
+from vdisk.formats.qcow2.backing import backing_format, backing_name
 from vdisk.formats.qcow2.entry import ALL_SUBCLUSTERS, COPIED
 from vdisk.formats.qcow2.header import (
     CLUSTER_BITS_MAX,
@@ -27,7 +27,6 @@ from vdisk.formats.qcow2.header import (
     Header,
     Incompatible,
 )
-from vdisk.formats.qcow2.opening import QEMU_NAMES
 from vdisk.formats.table import big_endian
 from vdisk.host import HostFile
 
@@ -117,8 +116,8 @@ def new_header(creation: Creation) -> Header:
         autoclear=Autoclear.RAW_DATA_FILE if "data-file-raw" in is_on else 0,
         refcount_order=int(options["refcount-bits"]).bit_length() - 1,
         compression=_COMPRESSIONS[options["compression-type"]],
-        backing=_backing_name(creation),
-        backing_format=_backing_format(creation),
+        backing=backing_name(creation.parent_name),
+        backing_format=backing_format(creation.parent),
         data_file=_data_file_name(creation),
     )
     header = replace(header, l1_entries=header.l1_entries_for(header.size))
@@ -168,22 +167,6 @@ def _data_file_name(creation: Creation) -> str | None:
     name = creation.options["data-file"]
     folder = os.path.realpath(creation.host.path.parent)
     return os.path.join(folder, name) if name else None
-
-
-def _backing_name(creation: Creation) -> str | None:
-    """A name with a colon would be taken for one of QEMU's protocols."""
-    name = creation.parent_name
-    if name is not None and re.match(r"[^/]*:", name):
-        return f"./{name}"
-    return name
-
-
-def _backing_format(creation: Creation) -> str | None:
-    """Always stored: what a guest writes into its parent is never to decide what that is."""
-    if creation.parent is None:
-        return None
-    name = creation.parent.image.name
-    return QEMU_NAMES.get(name, name)
 
 
 def _layout(creation: Creation, header: Header, is_full: bool) -> _Layout:

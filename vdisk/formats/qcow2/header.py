@@ -31,6 +31,8 @@ _V3_BYTES_KNOWN = 112  # With the compression type and its padding.
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _COMPRESSION_AT = 104
+_BACKING = struct.Struct(">QI")  # Offset and length of the backing file's name.
+_BACKING_AT = 8
 _EXTENSION = struct.Struct(">II")
 _FEATURE_BYTES = 48
 _BITMAPS = struct.Struct(">IIQQ")
@@ -295,6 +297,25 @@ class Header:
             )
         return whole
 
+    def renamed(self, host: HostFile, first: bytes) -> tuple[bytes, bytes]:
+        """The fixed fields, and all of the first cluster, with the names that are fields here.
+
+        `first` is what the cluster in `host` holds: extensions that are in it are kept.
+        """
+        backing = (self.backing or "").encode(errors="surrogateescape")
+        start = V2_BYTES if self.version == 2 else _V3.unpack_from(first, V2_BYTES)[4]
+        (old_offset,) = _BACKING.unpack_from(first, _BACKING_AT)[:1]
+        found = bytearray()
+        if self.backing_format is not None:
+            found += _extension(EXTENSION_BACKING_FORMAT, self.backing_format.encode())
+        for kind, data in _extensions(host, first, start, old_offset):
+            if kind != EXTENSION_BACKING_FORMAT:
+                found += _extension(kind, data)
+        found += _extension(EXTENSION_END, b"")
+        raw = bytearray(self.pack())
+        _BACKING.pack_into(raw, _BACKING_AT, start + len(found) if backing else 0, len(backing))
+        return bytes(raw), bytes(raw) + first[len(raw) : start] + bytes(found) + backing
+
     def _new_extensions(self) -> Iterator[bytes]:
         for kind, text in (
             (EXTENSION_BACKING_FORMAT, self.backing_format),
@@ -302,8 +323,7 @@ class Header:
             (EXTENSION_END, ""),
         ):
             if text is not None:
-                data = text.encode(errors="surrogateescape")
-                yield _EXTENSION.pack(kind, len(data)) + data + bytes(-len(data) % 8)
+                yield _extension(kind, text.encode(errors="surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +389,10 @@ def _feature_names(named: bytes, bits: int) -> Iterator[str]:
                 break
         else:
             yield f"feature {bit}"
+
+
+def _extension(kind: int, data: bytes) -> bytes:
+    return _EXTENSION.pack(kind, len(data)) + data + bytes(-len(data) % 8)
 
 
 def _extensions(

@@ -23,7 +23,7 @@ from vdisk.codec import Codec, Deflate, Zstd
 from vdisk.errors import Corrupt
 from vdisk.extent import Extent, Host, Kind, Unit, merged
 from vdisk.formats.base import ImageFormat, Problem, Snapshot
-from vdisk.formats.qcow2 import check, rebuild, resize, snapshots, write
+from vdisk.formats.qcow2 import backing, check, rebuild, resize, snapshots, write
 from vdisk.formats.qcow2.entry import COMPRESSED, COPIED, OFFSET, ZERO, Entries, Entry
 from vdisk.formats.qcow2.header import SUBCLUSTERS, Compatible, Header, Incompatible
 from vdisk.formats.qcow2.l2 import L2, open_l1
@@ -415,6 +415,24 @@ class Qcow2(ImageFormat):
             self.damage = f"its tables contradict each other: {what}"
 
         return Plan((self.put_header(header), Barrier((self.host,))), done)
+
+    # What is beneath
+
+    def plan_parent(
+        self, parent: ImageDisk | None, name: str | None, *, any_state: bool = False
+    ) -> Plan:
+        return backing.plan_parent(self, parent, name)
+
+    def creation_options(self) -> dict[str, str]:
+        header = self.header
+        return {
+            "cluster-size": str(header.cluster_size),
+            "compat": "1.1" if header.version >= 3 else "0.10",
+            "extended-l2": "on" if header.extended else "off",
+            "refcount-bits": str(1 << header.refcount_order),
+            "lazy-refcounts": "on" if header.compatible & Compatible.LAZY_REFCOUNTS else "off",
+            "compression-type": "zstd" if header.compression else "zlib",
+        }
 
     # Snapshots
 
