@@ -10,6 +10,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vdisk.errors import InvalidArgument
 from vdisk.formats.creation import Creation, Option
@@ -174,21 +175,33 @@ def _layout(creation: Creation, header: Header, is_full: bool) -> _Layout:
     l1 = header.clusters(8 * header.l1_entries)
     l2 = header.l1_entries if is_full else 0
     data = header.clusters(header.size) if is_full and not header.has_data_file else 0
-    table = blocks = 0
-    while True:
-        end = 1 + table + blocks + l1 + l2 + data
-        now = -(-end // header.counts_per_block)
-        needed = header.clusters(8 * now)
-        if (needed, now) == (table, blocks):
-            break
-        table, blocks = max(table, needed), max(blocks, now)
-    if table * header.cluster_size > REFCOUNT_TABLE_BYTES_MAX:
-        raise InvalidArgument(
-            "all of it cannot be counted", path=creation.host.path,
-            hint="with larger clusters, or fewer refcount-bits, it can",
-        )
+    blocks, table = room_for_counts(header, 1 + l1 + l2 + data, creation.host.path)
+    end = 1 + table + blocks + l1 + l2 + data
     at = 1 + table
     return _Layout(1, at, at + blocks, at + blocks + l1, at + blocks + l1 + l2, end)
+
+
+def room_for_counts(
+    header: Header, used: int, path: Path, *, written: int = 0
+) -> tuple[int, int]:
+    """(refcount blocks, clusters of the table of all blocks) that are to follow `used` clusters.
+
+    They count themselves, too.  `written` blocks are among those clusters already.  Raises
+    InvalidArgument where the table becomes larger than readers take.
+    """
+    table = blocks = 0
+    while True:
+        now = -(-(used + table + blocks) // header.counts_per_block)
+        needed = header.clusters(8 * now), now - written
+        if needed == (table, blocks):
+            break
+        table, blocks = max(table, needed[0]), max(blocks, needed[1])
+    if table * header.cluster_size > REFCOUNT_TABLE_BYTES_MAX:
+        raise InvalidArgument(
+            "all of it cannot be counted", path=path,
+            hint="with larger clusters, or fewer refcount-bits, it can",
+        )
+    return blocks, table
 
 
 def _write_refcounts(host: HostFile, header: Header, layout: _Layout) -> None:

@@ -17,9 +17,9 @@ from vdisk.errors import InvalidArgument
 from vdisk.formats.creation import Creation, Piece
 from vdisk.formats.packing import Packed, packed_units
 from vdisk.formats.qcow2 import counts
-from vdisk.formats.qcow2.create import new_header
+from vdisk.formats.qcow2.create import new_header, room_for_counts
 from vdisk.formats.qcow2.entry import ALL_SUBCLUSTERS, COPIED, Entries
-from vdisk.formats.qcow2.header import REFCOUNT_TABLE_BYTES_MAX, Header
+from vdisk.formats.qcow2.header import Header
 from vdisk.formats.table import big_endian
 from vdisk.host import HostFile
 
@@ -82,7 +82,9 @@ class _Stream:
         """All that is still missing, the header last."""
         self._finish_l2()
         self._write_blocks()
-        missing, table = self._last_clusters()
+        missing, table = room_for_counts(
+            self._header, self._given, self._host.path, written=len(self._counts.places)
+        )
         first = self._take(missing + table)
         for place, (index, block) in enumerate(sorted(self._counts.open.items()), first):
             self._counts.places[index] = place * self._size
@@ -96,25 +98,6 @@ class _Stream:
             refcount_table_offset=(first + missing) * self._size, refcount_table_clusters=table,
         )
         self._host.write(0, header.first_cluster())
-
-    def _last_clusters(self) -> tuple[int, int]:
-        """Clusters for the blocks that are not written, and for the table that names all of them.
-        """
-        per_block = self._counts.per_block
-        written = len(self._counts.places)
-        missing = table = 0
-        while True:
-            blocks = -(-(self._given + missing + table) // per_block)
-            needed = blocks - written, self._header.clusters(8 * blocks)
-            if needed == (missing, table):
-                break
-            missing, table = max(missing, needed[0]), max(table, needed[1])
-        if table * self._size > REFCOUNT_TABLE_BYTES_MAX:
-            raise InvalidArgument(
-                "all of it cannot be counted", path=self._host.path,
-                hint="with larger clusters, or fewer refcount-bits, it can",
-            )
-        return missing, table
 
     def _pack(self, packed: bytes) -> int:
         """Place compressed data; the L2 entry for it."""
