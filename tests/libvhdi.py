@@ -8,7 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from random import Random
 from typing import Any
+
+from format_cases import scattered
+from vdisk.open import open_image
+
+MIB = 1 << 20
 
 _PROGRAM = """
 import json, sys
@@ -57,3 +63,25 @@ def _asked(what: str, paths: list[Path]) -> bytes:
     ended = subprocess.run(line, capture_output=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr.decode()
     return ended.stdout
+
+
+def expect_writes_on_top(paths: list[Path]) -> None:
+    """Write to the last of a chain of images, of which each began a MiB with its own digit.
+
+    It reads as was written, here and by libvhdi, its parents stay, and `check` finds nothing.
+    """
+    before = [path.read_bytes() for path in paths[:-1]]
+    with open_image(paths[-1], writable=True) as disk:
+        content = bytearray(disk.read(0, disk.size))
+        assert [content[MIB * n] for n in range(2)] == [0x30, 0x31]
+        for salt in range(3):
+            scattered(disk, content, Random(salt), 3)
+            disk.write(7 * MIB + 3, b"odd")
+            content[7 * MIB + 3 : 7 * MIB + 6] = b"odd"
+            disk.flush()
+        assert disk.read(0, disk.size) == content
+    assert [path.read_bytes() for path in paths[:-1]] == before
+    with open_image(paths[-1], writable=False) as disk:
+        assert disk.read(0, disk.size) == content
+        assert list(disk.image.check()) == []
+    expect_libvhdi(paths[::-1], bytes(content))
