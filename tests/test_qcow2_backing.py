@@ -38,7 +38,8 @@ def content(path: Path) -> bytes:
 
 def features(path: Path) -> object:
     """What the header says beside the names, as qemu-img tells it."""
-    return qemu.info(path, "qcow2")["format-specific"], qemu.info(path, "qcow2")["cluster-size"]
+    told = qemu.info(path, "qcow2")
+    return told["format-specific"], told["cluster-size"]
 
 
 def test_a_commit_brings_all_into_the_parent(base: Path, overlay: Path) -> None:
