@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.chart import chart
-from bench.contenders import VDISK, Contender, contenders
+from bench.contenders import VDISK, Contender, contenders, variants
 from bench.interrupt import Interrupted, catch_signals
 from bench.machine import describe_machine, versions
 from bench.place import Place
 from bench.report import as_json, table
 from bench.rounds import Plan, Results, measure
+from bench.variants import VARIANTS
 from bench.workload import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,7 +160,8 @@ def _record(summary: str) -> None:
 @click.option("--rounds", type=click.IntRange(1, 100), help="Default 5.")
 @click.option("--seconds", type=click.FloatRange(0.2, 600), help="For each run.  Default 3.")
 @click.option("--servers", metavar="NAME,…",
-              help="host, loop, vdisk, vdisk-kernel, vdisk-pyfuse3, qsd, nbdfuse.  Default: all.")
+              help="host, loop, vdisk, vdisk-kernel, vdisk-pyfuse3, qsd, nbdfuse.  Default: all of"
+                   " these.  Also variants of the own server: " + ", ".join(VARIANTS) + ".")
 @click.option("--places", metavar="NAME,…",
               help="tmpfs, disk, cold (on disk, not in memory; reads).  Default tmpfs,disk.")
 @click.option("--workloads", metavar="NAME,…", help="Such as randread-4k-1.  Default all.")
@@ -189,12 +191,13 @@ def main(
     if record:
         output = DOCUMENT.parent
     known = contenders(VDISK if vdisk_command is None else shlex.split(vdisk_command))
-    by_name = {contender.name: contender for contender in known}
+    by_name = {contender.name: contender for contender in [*known, *variants()]}
+    chosen = _chosen("--servers", servers or ",".join(each.name for each in known), list(by_name))
     rows_by_name = {workload.name: workload for workload in WORKLOADS}
     left_out: dict[str, str] = {}
     plan = Plan(
         [rows_by_name[name] for name in _chosen("--workloads", workloads, list(rows_by_name))],
-        _available([by_name[n] for n in _chosen("--servers", servers, list(by_name))], left_out),
+        _available([by_name[name] for name in chosen], left_out),
         rounds or (1 if quick else 5),
         seconds or (1.0 if quick else 3.0),
     )

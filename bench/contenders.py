@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.interrupt import held
 from bench.process import ServerFailed, is_mounted, kill, run, running, unmount_if_left
+from bench.variants import VARIANTS
 
 VDISK = (sys.executable, "-c", "from mount.cli import main; main()")
 """This checkout's vdisk command, run by the Python that runs us."""
@@ -165,4 +166,19 @@ def contenders(vdisk: Sequence[str] = VDISK) -> list[Contender]:
             "nbdfuse", "nbdfuse + nbdkit", _nbdfuse, ("nbdfuse", "nbdkit"),
             ("nbdkit", "--version"),
         ),
+    ]
+
+
+def variants() -> list[Contender]:
+    """Our own server, done otherwise, for whoever asks for one of them by name."""
+    return [
+        Contender(
+            name, label,
+            partial(
+                _vdisk, command=(sys.executable, "-m", "bench.variants", name),
+                options=["--server=kernel", "-o", "nopassthrough"],
+            ),
+            ("fusermount3",),
+        )
+        for name, (label, _) in VARIANTS.items()
     ]

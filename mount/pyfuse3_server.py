@@ -30,6 +30,7 @@ from pyfuse3 import (
 from mount.errors import errno_of
 from mount.filesystem import Attributes, Change, FileSystem, Opened
 from mount.kernel.device import Device
+from mount.pyfuse3_loop import adapt_loop
 from mount.server import Ability, Place, Server
 from vdisk.errors import DiskError, HostError
 
@@ -277,7 +278,7 @@ class Pyfuse3Server(Server):
                 f"cannot mount: {reason}", errno=errno.EIO, path=place.mountpoint
             ) from error
         device = _fuse_device()
-        _never_wait_in_read(device)
+        adapt_loop(device)
         filesystem.invalidate = Device(device).invalidate
 
     async def serve(self) -> None:
@@ -299,33 +300,6 @@ def _options(place: Place) -> set[str]:
     if place.debug:
         chosen.add("debug")
     return chosen
-
-
-def _never_wait_in_read(device: int) -> None:
-    """Have the event loop wait for requests in epoll alone, never in a read of the device.
-
-    A request that epoll told of is gone again when its client is killed before it was read.  A
-    read that waits then holds up everything, answers to other clients included, until the next
-    request; and there is none if all clients wait for those answers.  pyfuse3 leaves the device
-    blocking, and takes EAGAIN for a failure: its loop (which has a name of its own in the module,
-    found anew for each task it starts) is begun again after it.
-    """
-    loop = getattr(pyfuse3, "_session_loop", None)
-    if loop is None:
-        return  # Another pyfuse3 than the one this was made for: as it comes.
-
-    async def patient_loop(*arguments: object) -> None:
-        while True:
-            try:
-                await loop(*arguments)
-            except BlockingIOError:
-                continue
-            except ConnectionAbortedError:  # As ENODEV, which libfuse takes for the end itself.
-                pyfuse3.terminate()
-            return
-
-    pyfuse3._session_loop = patient_loop  # type: ignore[attr-defined]
-    os.set_blocking(device, False)
 
 
 def _fuse_device() -> int:

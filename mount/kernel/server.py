@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import trio
 
+from mount.busy_poll import BusyPoll
 from mount.errors import errno_of
 from mount.filesystem import REQUEST_BYTES_MAX, FileSystem, on_begin
 from mount.kernel.buffers import COPIED_BYTES_MAX, Buffers
@@ -162,11 +163,16 @@ class KernelServer(Server):
 
     async def _read_all(self, nursery: trio.Nursery) -> None:
         """Take requests until the mount is gone (Gone), which also ends those under way."""
+        poll = BusyPoll(self._device.fd)
         while True:
             for _ in range(_IN_A_ROW_MAX):
                 count = self._device.read(self._buffers.current)
                 if count == 0:
+                    # Tasks are to go on, not to wait until we have looked long enough.
+                    if not nursery.child_tasks and poll.finds_one():
+                        continue
                     await trio.lowlevel.wait_readable(self._device.fd)
+                    poll.slept()
                     break
                 self._take(memoryview(self._buffers.current)[:count], nursery)
             else:
