@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.chart import chart
-from bench.contenders import VDISK, Contender, contenders, variants
+from bench.contenders import VDISK, Contender, contenders, other_qsd, variants
 from bench.interrupt import Interrupted, catch_signals
 from bench.machine import describe_machine, versions
 from bench.place import Place
@@ -172,10 +172,13 @@ def _record(summary: str) -> None:
               help="Folder for performance.json and performance.svg.  Default build/bench.")
 @click.option("--record", is_flag=True, help="Put the figures into docs/, as those of the day.")
 @click.option("--vdisk", "vdisk_command", metavar="COMMAND", help="Measure another vdisk.")
+@click.option("--qsd", "qsd_command", metavar="COMMAND",
+              help="Measure another, newer qemu-storage-daemon too: qsd-other, and with"
+                   " two threads qsd-other-2.")
 def main(
     *, quick: bool, rounds: int | None, seconds: float | None, servers: str | None,
     places: str | None, workloads: str | None, disk_folder: str, output: Path, record: bool,
-    vdisk_command: str | None,
+    vdisk_command: str | None, qsd_command: str | None,
 ) -> None:
     """Measure with fio how fast one image is: as the host file itself, through vdisk, and through
     what else could carry it.
@@ -191,6 +194,8 @@ def main(
     if record:
         output = DOCUMENT.parent
     known = contenders(VDISK if vdisk_command is None else shlex.split(vdisk_command))
+    if qsd_command is not None:
+        known += other_qsd(shlex.split(qsd_command))
     by_name = {contender.name: contender for contender in [*known, *variants()]}
     chosen = _chosen("--servers", servers or ",".join(each.name for each in known), list(by_name))
     rows_by_name = {workload.name: workload for workload in WORKLOADS}

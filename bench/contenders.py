@@ -68,9 +68,12 @@ def _host_file(image: Path, folder: Path) -> Iterator[Served]:
 
 @contextmanager
 def _vdisk(
-    image: Path, folder: Path, command: Sequence[str] = VDISK, options: Sequence[str] = ()
+    image: Path, folder: Path, command: Sequence[str] = VDISK, options: Sequence[str] = (),
+    alone: bool = True,
 ) -> Iterator[Served]:
-    """Mounted as it comes, or with `options`: then every request has to reach the process."""
+    """Mounted as it comes, or with `options`: then every request has to reach the process, unless
+    it is not `alone` in its work.
+    """
     mountpoint, pid_file = folder / "mnt", folder / "pid"
     mountpoint.mkdir()
     with ExitStack() as stack:
@@ -80,7 +83,7 @@ def _vdisk(
             pid = int(pid_file.read_text())
             stack.callback(_end_vdisk, command, mountpoint, pid)
         # As it comes, reads may be by passthrough, which is the kernel's work.
-        yield Served(mountpoint / image.stem, pid if options else None, own_pages=True)
+        yield Served(mountpoint / image.stem, pid if options and alone else None, own_pages=True)
 
 
 def _end_vdisk(command: Sequence[str], mountpoint: Path, pid: int) -> None:
@@ -93,14 +96,20 @@ def _end_vdisk(command: Sequence[str], mountpoint: Path, pid: int) -> None:
 
 
 @contextmanager
-def _qemu_storage_daemon(image: Path, folder: Path) -> Iterator[Served]:
+def _qemu_storage_daemon(
+    image: Path, folder: Path, program: Sequence[str] = ("qemu-storage-daemon",), threads: int = 0
+) -> Iterator[Served]:
+    """`threads`: how many take requests beside each other; 0 as it comes.  Newer versions only."""
     path = folder / "disk"
     path.touch()
-    command = [
-        *("qemu-storage-daemon", "--blockdev"),
-        f"driver=file,node-name=file,filename={image}",
+    command = list(program)
+    for number in range(threads):
+        command += ["--object", f"iothread,id=thread{number}"]
+    command += [
+        *("--blockdev", f"driver=file,node-name=file,filename={image}"),
         *("--blockdev", "driver=raw,node-name=disk,file=file", "--export"),
-        f"type=fuse,id=export,node-name=disk,mountpoint={path},writable=on",
+        f"type=fuse,id=export,node-name=disk,mountpoint={path},writable=on"
+        + "".join(f",iothread.{number}=thread{number}" for number in range(threads)),
     ]
     try:
         with running(command, folder / "log", partial(is_mounted, path)) as process:
@@ -169,6 +178,21 @@ def contenders(vdisk: Sequence[str] = VDISK) -> list[Contender]:
     ]
 
 
+def other_qsd(program: Sequence[str]) -> list[Contender]:
+    """Another qemu-storage-daemon than the one on the path, with one thread and with two."""
+    return [
+        Contender(
+            name, label,
+            partial(_qemu_storage_daemon, program=program, threads=threads),
+            program[:1], (*program, "--version"),
+        )
+        for name, label, threads in (
+            ("qsd-other", "other qemu-storage-daemon", 0),
+            ("qsd-other-2", "other qemu-storage-daemon, 2 threads", 2),
+        )
+    ]
+
+
 def variants() -> list[Contender]:
     """Our own server, done otherwise, for whoever asks for one of them by name."""
     return [
@@ -177,6 +201,7 @@ def variants() -> list[Contender]:
             partial(
                 _vdisk, command=(sys.executable, "-m", "bench.variants", name),
                 options=["--server=kernel", "-o", "nopassthrough"],
+                alone=name not in ("processes", "write-back"),
             ),
             ("fusermount3",),
         )
